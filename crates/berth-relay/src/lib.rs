@@ -1,0 +1,24 @@
+//! Shared plumbing: what lies between a socket and a stream through the guest link, in the host's listeners and in the guest's
+//! tunnels.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`mod@join`] | one connection: bytes both ways, half-close, reset, back-pressure |
+//! | [`local`] | the socket on this side, TCP or unix |
+//! | [`remote`] | the stream to the other end |
+//! | [`tally`] | what went through, for whoever shows it |
+//! | [`udp`] | flows of datagrams, one stream for each client |
+//! | `buffers` | the buffers that busy connections share |
+
+mod buffers;
+pub mod join;
+pub mod local;
+pub mod remote;
+mod sys;
+pub mod tally;
+pub mod udp;
+
+pub use join::{RelayError, join, join_sockets};
+pub use local::LocalSocket;
+pub use remote::{Copied, RemoteStream};
+pub use tally::{Tally, Traffic};
