@@ -1,0 +1,209 @@
+//! Starting QEMU, up to the first word of its monitor.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_image::error::with_causes;
+use berth_instance::dir::InstanceDir;
+use berth_process::exit::{Exit, gone};
+use berth_process::spawn::{Child, SpawnError, Spec};
+use tokio::sync::{broadcast, watch};
+
+use crate::driver::{RunningVm, VmEvent, VmExit};
+use crate::error::DriverError;
+use crate::qemu::argv::argv;
+use crate::qemu::life::Life;
+use crate::qemu::plan::{Plan, Shares};
+use crate::qemu::qmp::Qmp;
+use crate::qemu::{files, tpm, virtiofsd};
+use crate::sys::{self, DirectoryWatch};
+
+/// QEMU says little; what it repeats for ever is cut.
+const STDERR_MAX: u64 = 1 << 20;
+/// A monitor that hangs up is followed by QEMU's end, if at all, this soon.
+const DEATH_RATTLE: Duration = Duration::from_secs(2);
+
+/// What a start depends on beside the plan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    pub(super) env: &'a [(String, String)],
+    /// The user's home directory.
+    pub(super) home: &'a Path,
+    /// How long QEMU may take to the first word of its monitor.
+    pub(super) monitor_limit: Duration,
+}
+
+/// Starts the processes of the VM. Refused while another VM of the instance runs. What was started is noted in `life` at once, so that a stop finds it, however far this got.
+pub(super) async fn start(
+    plan: &Plan,
+    surroundings: Surroundings<'_>,
+    life: &Life,
+) -> Result<RunningVm, DriverError> {
+    let Surroundings {
+        env,
+        home,
+        monitor_limit,
+    } = surroundings;
+    let dir = &plan.dir;
+    require_no_other(dir).await?;
+    files::clear_before_start(dir)?;
+    make_share_directories(&plan.shares)?;
+    let mut watch =
+        DirectoryWatch::new(dir.path()).map_err(DriverError::io("watch", dir.path()))?;
+    if plan.tpm.is_some() {
+        let tpm = life.note_tpm(tpm::spawn(dir, env)?);
+        tpm::wait_for_socket(dir, &tpm, &mut watch).await?;
+    }
+    if let Shares::Virtiofs(shares) = &plan.shares {
+        let program = virtiofsd::find(home, env)?;
+        virtiofsd::start(&program, shares, dir, life, &mut watch).await?;
+    }
+    let vm = life.note_vm(spawn(plan)?);
+    if let Shares::Virtiofs(shares) = &plan.shares {
+        for (share, daemon) in shares.iter().zip(life.daemons()) {
+            virtiofsd::watch(share, &daemon, vm.exit(), life);
+        }
+    }
+    let (monitor, events) = open_monitor(plan, &vm, life, &mut watch, monitor_limit).await?;
+    life.note_monitor(monitor);
+    Ok(RunningVm {
+        identity: vm.identity().clone(),
+        exit: watch_exit(&vm, life),
+        events,
+    })
+}
+
+/// An agent that was killed leaves its VM running: its sockets must not be taken from it.
+async fn require_no_other(dir: &InstanceDir) -> Result<(), DriverError> {
+    if sys::connect(&dir.qmp_berth_sock()).await.is_err() {
+        return Ok(());
+    }
+    let pid = std::fs::read_to_string(dir.vm_pid("qemu")).unwrap_or_default();
+    let pid: u32 = pid.trim().parse().unwrap_or_default();
+    Err(DriverError::Program {
+        program: "QEMU".to_owned(),
+        why: format!("a VM of this instance runs already (pid {pid}): stop it first"),
+    })
+}
+
+fn make_share_directories(shares: &Shares) -> Result<(), DriverError> {
+    let Shares::NineP(shares) = shares else {
+        return Ok(());
+    };
+    for share in shares {
+        std::fs::create_dir_all(&share.path).map_err(DriverError::io("create", &share.path))?;
+    }
+    Ok(())
+}
+
+fn spawn(plan: &Plan) -> Result<Child, DriverError> {
+    let program = &plan.program.path;
+    Spec::new(program)
+        .args(argv(plan))
+        .new_session()
+        .kill_on_drop()
+        .stderr_capped_file(plan.dir.vm_stderr_log(), STDERR_MAX)
+        .spawn()
+        .map_err(|error| not_started(program, error))
+}
+
+fn not_started(program: &Path, error: SpawnError) -> DriverError {
+    match error {
+        SpawnError::StderrFile { path, source, .. } => DriverError::Io {
+            verb: "create",
+            path,
+            source,
+        },
+        other => DriverError::Program {
+            program: program.display().to_string(),
+            why: with_causes(&other),
+        },
+    }
+}
+
+/// Waits for the monitor, QEMU's end, or the limit, whichever comes first.
+async fn open_monitor(
+    plan: &Plan,
+    vm: &Arc<Child>,
+    life: &Life,
+    watch: &mut DirectoryWatch,
+    limit: Duration,
+) -> Result<(Qmp, broadcast::Receiver<VmEvent>), DriverError> {
+    let socket = plan.dir.qmp_berth_sock();
+    let opening = async {
+        let stream = connect_when_there(&socket, watch)
+            .await
+            .map_err(DriverError::io("connect to", &socket))?;
+        Qmp::open(stream, socket.clone(), life.tasks(), life.cancellation())
+            .await
+            .map_err(|why| DriverError::Monitor {
+                command: "qmp_capabilities".to_owned(),
+                why,
+            })
+    };
+    let mut exit = vm.exit();
+    let died = |exit: Exit| DriverError::Died {
+        program: plan.program.path.display().to_string(),
+        how: exit.describe(),
+        stderr_tail: vm.stderr_tail(),
+    };
+    let opened = tokio::select! {
+        biased;
+        exit = gone(&mut exit) => return Err(died(exit)),
+        opened = opening => opened,
+        () = tokio::time::sleep(limit) => Err(DriverError::Timeout {
+            what: format!("QEMU to answer on {} (see {})", socket.display(), plan.dir.vm_stderr_log().display()),
+            seconds: limit.as_secs(),
+        }),
+    };
+    match opened {
+        // A hang-up is rarely the whole truth.
+        Err(error @ (DriverError::Monitor { .. } | DriverError::Io { .. })) => {
+            match tokio::time::timeout(DEATH_RATTLE, gone(&mut exit)).await {
+                Ok(exit) => Err(died(exit)),
+                Err(_) => Err(error),
+            }
+        }
+        other => other,
+    }
+}
+
+/// Connects to a socket as soon as it is there.
+async fn connect_when_there(
+    socket: &Path,
+    watch: &mut DirectoryWatch,
+) -> std::io::Result<sys::LocalStream> {
+    const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match sys::connect(socket).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => watch.changed().await?,
+            // Between bind and listen of the other side. Nothing tells of the latter, but the next file often comes after it.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                tokio::select! {
+                    changed = watch.changed() => changed?,
+                    () = tokio::time::sleep(pause) => pause = LONGEST_PAUSE.min(pause * 2),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Turns the end of the process into the end of the VM.
+fn watch_exit(vm: &Arc<Child>, life: &Life) -> watch::Receiver<Option<VmExit>> {
+    let (tell, receiver) = watch::channel(None);
+    let mut exit = vm.exit();
+    // Weak: the last strong one ends the process when nobody wants it any more.
+    let vm = Arc::downgrade(vm);
+    life.tasks().spawn(async move {
+        let exit = gone(&mut exit).await;
+        tell.send_replace(Some(VmExit {
+            failure: (!exit.success()).then(|| exit.describe()),
+            stderr_tail: vm.upgrade().map(|vm| vm.stderr_tail()).unwrap_or_default(),
+        }));
+    });
+    receiver
+}

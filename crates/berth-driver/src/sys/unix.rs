@@ -1,0 +1,43 @@
+//! Linux, macOS and their relatives.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+pub(crate) use tokio::net::UnixStream as LocalStream;
+
+/// Whether the file is there and somebody may execute it.
+pub(crate) fn is_executable(path: &Path) -> bool {
+    std::fs::metadata(path)
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// File names that a program may have.
+pub(crate) fn program_names(program: &str) -> impl Iterator<Item = String> + use<> {
+    std::iter::once(program.to_owned())
+}
+
+/// Doubles commas, as QEMU's option lists want.
+pub(crate) fn double_commas(text: &OsStr) -> OsString {
+    let doubled = text.as_bytes().iter().flat_map(|&byte| {
+        let copies = if byte == b',' { 2 } else { 1 };
+        std::iter::repeat_n(byte, copies)
+    });
+    OsString::from_vec(doubled.collect())
+}
+
+/// Connects to a unix socket.
+pub(crate) async fn connect(path: &Path) -> io::Result<LocalStream> {
+    LocalStream::connect(path).await
+}
+
+/// Makes a directory that only its owner can enter.
+pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}

@@ -1,0 +1,630 @@
+//! Starts, stops and failures against a QEMU that keeps or breaks the contract on demand (`fake_qemu.py`).
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![cfg(unix)]
+
+mod support;
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use berth_driver::driver::{Driver, SnapshotAction, SshPort, VmEvent};
+use berth_driver::error::DriverError;
+use berth_driver::qemu::argv::argv;
+use berth_driver::qemu::{QemuDriver, stop_orphan};
+use berth_process::identity::ProcessIdentity;
+use serde_json::json;
+use support::{Instance, ladder, patient};
+use tokio::io::AsyncReadExt as _;
+
+/// The system's Python starts faster than one that a version switcher finds.
+fn python() -> &'static str {
+    let system = "/usr/bin/python3";
+    if std::path::Path::new(system).exists() {
+        system
+    } else {
+        "python3"
+    }
+}
+
+/// An instance whose QEMU behaves in one way.
+struct Fake {
+    instance: Instance,
+    log: PathBuf,
+    driver: QemuDriver,
+}
+
+impl Fake {
+    fn new(behaviour: &str) -> Self {
+        Self::with(behaviour, &json!({}))
+    }
+
+    fn with(behaviour: &str, changes: &serde_json::Value) -> Self {
+        let log = tempfile::NamedTempFile::new()
+            .unwrap()
+            .into_temp_path()
+            .keep()
+            .unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake_qemu.py");
+        let command = shell_words::join([python(), script, behaviour, log.to_str().unwrap()]);
+        let instance = Instance::new(&[("QEMU_SYSTEM_X86_64", &command)]);
+        let driver = instance.driver(changes);
+        Self {
+            instance,
+            log,
+            driver,
+        }
+    }
+
+    fn logged(&self, kind: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| line.strip_prefix(kind));
+        lines.map(|line| line.trim().to_owned()).collect()
+    }
+
+    /// The fake's process, if it still lives.
+    fn lives(&self) -> bool {
+        let pid: u32 = self.logged("run").last().unwrap().parse().unwrap();
+        ProcessIdentity::of(pid).is_ok_and(|identity| identity.is_alive())
+    }
+
+    fn assert_gone(&self) {
+        assert!(!self.lives());
+        self.instance.assert_only_logs_are_left();
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.log);
+    }
+}
+
+#[tokio::test]
+async fn a_whole_life() {
+    let fake = Fake::new("obeys");
+    let mut vm = fake.driver.start().await.unwrap();
+    assert!(vm.identity.is_alive());
+    let pid = std::fs::read_to_string(fake.instance.dir.vm_pid("qemu")).unwrap();
+    assert_eq!(pid.trim(), vm.identity.pid.to_string());
+
+    let address = fake.driver.ssh_address(SshPort::Any).await.unwrap();
+    TcpStream::connect(address).unwrap();
+    assert_eq!(
+        fake.driver.ssh_address(SshPort::Any).await.unwrap(),
+        address,
+        "asked twice, forwarded once"
+    );
+    assert_eq!(fake.logged("command human").len(), 1);
+
+    let mut agent = fake.driver.guest_agent_conn().await.unwrap().unwrap();
+    let mut hello = [0; 5];
+    agent.read_exact(&mut hello).await.unwrap();
+    assert_eq!(&hello, b"hello");
+
+    let error = fake.driver.start().await.unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("runs already (pid {})", vm.identity.pid)),
+        "{error}"
+    );
+
+    fake.driver.stop(patient()).await.unwrap();
+    let exit = vm
+        .exit
+        .wait_for(Option::is_some)
+        .await
+        .unwrap()
+        .clone()
+        .unwrap();
+    assert_eq!(exit.failure, None);
+    fake.assert_gone();
+    fake.driver.stop(patient()).await.unwrap();
+
+    let vm = fake.driver.start().await.unwrap();
+    assert!(vm.identity.is_alive(), "a second life");
+    fake.driver.stop(patient()).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_asked_again_while_the_binary_is_the_same() {
+    let fake = Fake::new("obeys");
+    fake.driver.prepare_disk().await.unwrap();
+    assert_eq!(fake.logged("probe").len(), 4);
+    let other = fake.instance.driver(&json!({}));
+    other.start().await.unwrap();
+    other.stop(patient()).await.unwrap();
+    assert_eq!(fake.logged("probe").len(), 4, "by another process, too");
+}
+
+#[tokio::test]
+async fn a_replaced_binary_is_asked_again() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake_qemu.py");
+    let dir = tempfile::tempdir().unwrap();
+    let (log, qemu) = (dir.path().join("log"), dir.path().join("qemu"));
+    let content = std::fs::read_to_string(script).unwrap();
+    let install = |content: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(&qemu, content).unwrap();
+        std::fs::set_permissions(&qemu, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    install(&content);
+    let command = shell_words::join([qemu.to_str().unwrap(), "obeys", log.to_str().unwrap()]);
+    let instance = Instance::new(&[("QEMU_SYSTEM_X86_64", &command)]);
+    let plan = instance.driver(&json!({})).plan().await.unwrap();
+    assert_eq!(plan.program.path, qemu);
+    install(&(content + "# a new version\n"));
+    instance.driver(&json!({})).plan().await.unwrap();
+    assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 8);
+}
+
+#[tokio::test]
+async fn a_qemu_that_is_too_old_is_refused_before_anything_is_made() {
+    let fake = Fake::new("ancient");
+    let error = fake.driver.prepare_disk().await.unwrap_err().to_string();
+    assert!(
+        error.contains("is QEMU 3.1.0, but berth needs 4.0.0 or later"),
+        "{error}"
+    );
+    let error = fake.driver.validate().unwrap_err().to_string();
+    assert!(error.contains("is QEMU 3.1.0"), "remembered: {error}");
+    let error = fake.driver.start().await.unwrap_err().to_string();
+    assert!(error.contains("is QEMU 3.1.0"), "{error}");
+    assert!(fake.logged("run").is_empty());
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_qemu_that_dies_at_once_are_in_the_error() {
+    let fake = Fake::new("dies");
+    let error = fake.driver.start().await.unwrap_err();
+    let DriverError::Died {
+        how, stderr_tail, ..
+    } = &error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(how, "exit status 1");
+    let words = "qemu: -drive file=x: \\u{1b}[31mCould not open 'x'\\u{1b}[0m\nqemu: giving up";
+    assert_eq!(stderr_tail, words);
+    assert!(error.to_string().ends_with(words));
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn a_qemu_that_never_opens_its_monitor_is_ended() {
+    for behaviour in ["mute", "no-greeting"] {
+        let mut fake = Fake::new(behaviour);
+        fake.driver.plan().await.unwrap();
+        fake.driver = fake
+            .instance
+            .driver(&json!({}))
+            .with_monitor_limit(Duration::from_secs(1));
+        let error = fake.driver.start().await.unwrap_err();
+        assert!(
+            matches!(error, DriverError::Timeout { .. }),
+            "{behaviour}: {error:?}"
+        );
+        assert!(error.to_string().contains("qmp-berth.sock"), "{error}");
+        fake.assert_gone();
+    }
+}
+
+#[tokio::test]
+async fn a_monitor_that_speaks_nonsense_is_an_error() {
+    for (behaviour, why) in [
+        (
+            "garbage-greeting",
+            "not understood: \\xff\\xfe\\u{0} SSH-2.0-what",
+        ),
+        ("endless-greeting", "a line of more than 1048576 bytes"),
+        ("hangs-up", "QEMU hung up"),
+    ] {
+        let fake = Fake::new(behaviour);
+        let error = fake.driver.start().await.unwrap_err();
+        assert!(
+            matches!(error, DriverError::Monitor { .. }),
+            "{behaviour}: {error:?}"
+        );
+        assert!(error.to_string().contains(why), "{behaviour}: {error}");
+        fake.assert_gone();
+    }
+}
+
+#[tokio::test]
+async fn nonsense_in_between_costs_a_session_and_no_more() {
+    let fake = Fake::new("garbage-later");
+    fake.driver.start().await.unwrap();
+    // The command that is under way may be lost with the session; the next one opens another.
+    let _ = fake.driver.display_port().await;
+    fake.driver.ssh_address(SshPort::Any).await.unwrap();
+    assert_eq!(fake.logged("command qmp_capabilities").len(), 2);
+    fake.driver.stop(patient()).await.unwrap();
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn a_flood_of_events_drowns_nothing() {
+    let fake = Fake::new("flood");
+    let vm = fake.driver.start().await.unwrap();
+    for _ in 0..10 {
+        fake.driver.change_display_password("secret").await.unwrap();
+    }
+    drop(vm.events);
+    fake.driver.stop(patient()).await.unwrap();
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn events_are_told_in_order() {
+    let fake = Fake::new("events");
+    let mut vm = fake.driver.start().await.unwrap();
+    let want = [
+        VmEvent::AgentPort { open: true },
+        VmEvent::Reset,
+        VmEvent::Paused(true),
+        VmEvent::Paused(false),
+        VmEvent::AgentPort { open: false },
+    ];
+    for event in want {
+        assert_eq!(vm.events.recv().await.unwrap(), event);
+    }
+    fake.driver.stop(patient()).await.unwrap();
+    assert_eq!(vm.events.recv().await.unwrap(), VmEvent::Shutdown);
+}
+
+#[tokio::test]
+async fn a_busy_port_is_named_with_the_key_that_asks_for_it() {
+    let fake = Fake::new("obeys");
+    fake.driver.start().await.unwrap();
+    let busy = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = busy.local_addr().unwrap().port();
+    let error = fake
+        .driver
+        .ssh_address(SshPort::Configured(port))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with(&format!(
+            "cannot listen on 127.0.0.1:{port}: could not set up"
+        )),
+        "{error}"
+    );
+    assert!(error.contains("`ssh.localPort`"), "{error}");
+
+    let other = fake
+        .driver
+        .ssh_address(SshPort::Preferred(port))
+        .await
+        .unwrap();
+    assert_ne!(other.port(), port);
+    TcpStream::connect(other).unwrap();
+    fake.driver.stop(patient()).await.unwrap();
+
+    drop(busy);
+    fake.driver.start().await.unwrap();
+    let address = fake
+        .driver
+        .ssh_address(SshPort::Preferred(port))
+        .await
+        .unwrap();
+    assert_eq!(address.port(), port);
+    fake.driver.stop(patient()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_qemu_that_refuses_every_forward_is_believed() {
+    let fake = Fake::new("refuses-forwards");
+    fake.driver.start().await.unwrap();
+    let error = fake.driver.ssh_address(SshPort::Any).await.unwrap_err();
+    assert!(matches!(error, DriverError::Port { .. }), "{error:?}");
+    assert!(
+        error
+            .to_string()
+            .contains("could not set up host forwarding rule"),
+        "{error}"
+    );
+    fake.driver.stop(patient()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_monitor_that_does_not_answer_has_a_deadline() {
+    let fake = Fake::new("deaf");
+    let mut vm = fake.driver.start().await.unwrap();
+    let error = fake.driver.display_port().await.unwrap_err().to_string();
+    assert_eq!(error, "waited 3 s for QEMU's monitor to answer query-vnc");
+    // Neither power button nor quit: SIGTERM does it.
+    let (steps, _calm) = ladder(Duration::ZERO, Duration::from_secs(60));
+    fake.driver.stop(steps).await.unwrap();
+    let exit = vm
+        .exit
+        .wait_for(Option::is_some)
+        .await
+        .unwrap()
+        .clone()
+        .unwrap();
+    assert_eq!(exit.failure, None);
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn a_guest_that_ignores_the_power_button_is_quit() {
+    let fake = Fake::new("ignores-powerdown");
+    let mut vm = fake.driver.start().await.unwrap();
+    let (steps, _calm) = ladder(Duration::from_millis(50), Duration::from_secs(60));
+    fake.driver.stop(steps).await.unwrap();
+    assert_eq!(fake.logged("command")[1..], ["system_powerdown", "quit"]);
+    let exit = vm
+        .exit
+        .wait_for(Option::is_some)
+        .await
+        .unwrap()
+        .clone()
+        .unwrap();
+    assert_eq!(exit.failure, None);
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn a_guest_that_takes_its_time_gets_it() {
+    let fake = Fake::new("late");
+    fake.driver.start().await.unwrap();
+    fake.driver.stop(patient()).await.unwrap();
+    assert_eq!(fake.logged("command")[1..], ["system_powerdown"]);
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn a_qemu_that_obeys_nothing_is_killed() {
+    let fake = Fake::new("stubborn");
+    let mut vm = fake.driver.start().await.unwrap();
+    let (steps, _calm) = ladder(Duration::from_millis(50), Duration::from_millis(50));
+    fake.driver.stop(steps).await.unwrap();
+    let exit = vm
+        .exit
+        .wait_for(Option::is_some)
+        .await
+        .unwrap()
+        .clone()
+        .unwrap();
+    assert_eq!(
+        exit.failure.as_deref(),
+        Some("killed by signal 9 (SIGKILL)")
+    );
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn those_in_a_hurry_need_not_wait() {
+    let fake = Fake::new("ignores-powerdown");
+    let mut vm = fake.driver.start().await.unwrap();
+    let (steps, hurry) = ladder(Duration::from_secs(3600), Duration::from_secs(3600));
+    let (stopped, ()) = tokio::join!(fake.driver.stop(steps), async { hurry.send(true).unwrap() });
+    stopped.unwrap();
+    let exit = vm
+        .exit
+        .wait_for(Option::is_some)
+        .await
+        .unwrap()
+        .clone()
+        .unwrap();
+    assert_eq!(
+        exit.failure.as_deref(),
+        Some("killed by signal 9 (SIGKILL)")
+    );
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn a_vm_that_dies_by_itself_says_why() {
+    let fake = Fake::new("dies-later");
+    let mut vm = fake.driver.start().await.unwrap();
+    let exit = vm
+        .exit
+        .wait_for(Option::is_some)
+        .await
+        .unwrap()
+        .clone()
+        .unwrap();
+    let failure = exit.failure.unwrap();
+    assert!(
+        failure.starts_with("killed by signal 6 (SIGABRT)"),
+        "{failure}"
+    );
+    assert!(
+        exit.stderr_tail.ends_with("qemu: internal error"),
+        "{}",
+        exit.stderr_tail
+    );
+    fake.driver.stop(patient()).await.unwrap();
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn a_start_that_is_cancelled_leaves_nothing_after_stop() {
+    let fake = Fake::new("no-greeting");
+    fake.driver.plan().await.unwrap();
+    {
+        let start = fake.driver.start();
+        tokio::pin!(start);
+        // Until the process is there, and then no further.
+        while fake.logged("run").is_empty() {
+            let turn = tokio::time::timeout(Duration::from_millis(20), &mut start).await;
+            assert!(turn.is_err(), "it cannot have started");
+        }
+        assert!(fake.lives());
+    }
+    fake.driver.stop(patient()).await.unwrap();
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn a_driver_that_is_forgotten_takes_its_vm_along() {
+    let mut fake = Fake::new("obeys");
+    let mut vm = fake.driver.start().await.unwrap();
+    fake.driver = fake.instance.driver(&json!({}));
+    let exit = vm
+        .exit
+        .wait_for(Option::is_some)
+        .await
+        .unwrap()
+        .clone()
+        .unwrap();
+    assert_eq!(
+        exit.failure.as_deref(),
+        Some("killed by signal 9 (SIGKILL)")
+    );
+}
+
+/// Starts the fake as an agent that was killed leaves it: nobody's child that we know of, its identity on record.
+async fn orphan(fake: &Fake) -> ProcessIdentity {
+    let plan = fake.driver.plan().await.unwrap();
+    let started = Command::new("sh")
+        .args(["-c", "\"$@\" >&2 </dev/null & echo $!", "sh"])
+        .arg(&plan.program.path)
+        .args(argv(&plan))
+        .stderr(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let pid = String::from_utf8(started.stdout).unwrap();
+    let identity = ProcessIdentity::of(pid.trim().parse().unwrap()).unwrap();
+    let dir = &fake.instance.dir;
+    while !(dir.qmp_sock().exists() && dir.qmp_berth_sock().exists()) {
+        assert!(identity.is_alive());
+        tokio::task::yield_now().await;
+    }
+    identity
+}
+
+#[tokio::test]
+async fn orphans_are_stopped_by_their_recorded_identity() {
+    for (behaviour, commands) in [
+        ("obeys", vec!["qmp_capabilities", "system_powerdown"]),
+        (
+            "ignores-powerdown",
+            vec!["qmp_capabilities", "system_powerdown", "quit"],
+        ),
+        ("garbage-greeting", vec![]),
+    ] {
+        let fake = Fake::new(behaviour);
+        let identity = orphan(&fake).await;
+        let (steps, _calm) = ladder(Duration::from_secs(1), Duration::from_secs(60));
+        stop_orphan(&fake.instance.dir, &identity, &steps)
+            .await
+            .unwrap();
+        assert_eq!(fake.logged("command"), commands, "{behaviour}");
+        fake.assert_gone();
+        // Once more, now that it is gone.
+        stop_orphan(&fake.instance.dir, &identity, &steps)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_orphan_is_named_and_left_alone_by_a_start() {
+    let fake = Fake::new("obeys");
+    let identity = orphan(&fake).await;
+    let error = fake.driver.start().await.unwrap_err().to_string();
+    let pid = identity.pid;
+    assert!(
+        error.contains(&format!("runs already (pid {pid})")),
+        "{error}"
+    );
+    fake.driver.stop(patient()).await.unwrap();
+    assert!(identity.is_alive());
+    assert!(fake.instance.dir.vm_pid("qemu").exists());
+    stop_orphan(&fake.instance.dir, &identity, &patient())
+        .await
+        .unwrap();
+    assert_eq!(fake.logged("command").last().unwrap(), "system_powerdown");
+    fake.assert_gone();
+}
+
+#[tokio::test]
+async fn a_recycled_pid_is_left_alone() {
+    let fake = Fake::new("obeys");
+    let identity = orphan(&fake).await;
+    let earlier = ProcessIdentity {
+        start_time: identity.start_time - 1,
+        ..identity.clone()
+    };
+    stop_orphan(&fake.instance.dir, &earlier, &patient())
+        .await
+        .unwrap();
+    assert!(identity.is_alive());
+    stop_orphan(
+        &fake.instance.dir,
+        &identity,
+        &ladder(Duration::ZERO, Duration::from_secs(60)).0,
+    )
+    .await
+    .unwrap();
+    assert!(!identity.is_alive());
+}
+
+#[tokio::test]
+async fn the_screen() {
+    let fake = Fake::with("obeys", &json!({"video": {"display": "vnc", "vnc": {}}}));
+    let error = fake.driver.screenshot().await.unwrap_err().to_string();
+    assert_eq!(error, "screendump: the VM is not running");
+    fake.driver.start().await.unwrap();
+    assert_eq!(fake.driver.display_port().await.unwrap(), 5907);
+    assert_eq!(fake.driver.screenshot().await.unwrap(), b"\x89PNG picture");
+    assert!(
+        !fake
+            .instance
+            .names()
+            .iter()
+            .any(|name| name.contains("screenshot"))
+    );
+    fake.driver.stop(patient()).await.unwrap();
+
+    let blind = fake.instance.driver(&json!({}));
+    assert!(matches!(
+        blind.screenshot().await.unwrap_err(),
+        DriverError::NoDisplay
+    ));
+}
+
+#[tokio::test]
+async fn raw_disks_hold_no_snapshots() {
+    let fake = Fake::new("obeys");
+    let error = fake
+        .driver
+        .snapshot(SnapshotAction::List)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("is a raw disk, which cannot hold snapshots"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named_before_anything_is_made() {
+    let instance = Instance::new(&[("QEMU_SYSTEM_X86_64", "/no/such/qemu")]);
+    let driver = instance.driver(&json!({"os": "Darwin"}));
+    let error = driver.validate().unwrap_err().to_string();
+    assert!(error.starts_with("2 things are wrong:\n- os: "), "{error}");
+    assert!(
+        error.contains("- QEMU_SYSTEM_X86_64=/no/such/qemu: there is no such program"),
+        "{error}"
+    );
+    let error = driver.start().await.unwrap_err();
+    assert!(matches!(error, DriverError::Program { .. }), "{error:?}");
+    assert_eq!(instance.names(), ["cidata.iso", "disk"]);
+}
+
+#[tokio::test]
+async fn other_drivers_are_named_as_missing() {
+    let instance = Instance::new(&[]);
+    let context = instance.context(&json!({"vmType": "vz"}));
+    let error = berth_driver::create_driver(context, &instance.cache())
+        .err()
+        .unwrap()
+        .to_string();
+    assert_eq!(error, "vmType: \"vz\" is not built yet; only \"qemu\" is");
+}
