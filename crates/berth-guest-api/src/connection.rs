@@ -1,0 +1,185 @@
+//! One HTTP/2 connection to the agent: its limits, the task that drives it, and new streams on it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use http::{HeaderValue, Method, Request, Uri, Version, header};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::call::Call;
+use crate::client::CALL_DEADLINE;
+use crate::error::GuestApiError;
+use crate::window::{CONNECTION_WINDOW, FIRST_WINDOW, MAX_TUNNELS, window_for};
+
+/// Bytes of one stream that may wait to be sent, beyond the message that filled the buffer.
+const SEND_BUFFER: usize = 128 * 1024;
+
+/// Longest list of headers or trailers, in bytes as HTTP/2 counts them. The agent's error text travels in them.
+const MAX_HEADERS: u32 = 16 * 1024;
+
+/// Streams that we have reset and whose late frames are ignored, and for how long.
+const RESETS_REMEMBERED: usize = 8192;
+const RESET_MEMORY: Duration = Duration::from_secs(1);
+
+/// Late frames of streams forgotten since, over the connection's life. Each is answered, which a hostile guest could make us do
+/// without end; beyond these the connection ends. A paused guest has one for each tunnel that was given up meanwhile.
+const LATE_FRAMES: usize = 16 * 1024;
+
+/// The way to open streams. Clones share the connection; it ends when the last clone and the last stream are gone.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    requests: SendRequest<Bytes>,
+    tunnels: Arc<Semaphore>,
+    labels: Arc<AtomicU64>,
+    over: CancellationToken,
+}
+
+impl Connection {
+    /// Sends HTTP/2's preface on `stream` and starts the task that drives the connection.
+    pub(crate) async fn begin<S>(
+        stream: S,
+        tracker: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> Result<Self, GuestApiError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        // No pings of ours: Go's server answers those that are closer than five minutes with GOAWAY.
+        let handshake = Builder::new()
+            .enable_push(false)
+            .initial_window_size(FIRST_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEADERS)
+            .max_send_buffer_size(SEND_BUFFER)
+            .max_concurrent_reset_streams(RESETS_REMEMBERED)
+            .reset_stream_duration(RESET_MEMORY)
+            .max_local_error_reset_streams(Some(LATE_FRAMES))
+            .handshake(stream);
+        let (requests, connection) = timeout(CALL_DEADLINE, handshake)
+            .await
+            .map_err(|_| GuestApiError::TimedOut {
+                method: "the HTTP/2 preface",
+                after: CALL_DEADLINE,
+            })?
+            .map_err(|why| GuestApiError::lost("the HTTP/2 preface", &why))?;
+        let tunnels = Arc::new(Semaphore::new(MAX_TUNNELS));
+        let over = CancellationToken::new();
+        let driver = Driver {
+            connection,
+            tunnels: Arc::clone(&tunnels),
+            window: FIRST_WINDOW,
+        };
+        let guard = over.clone().drop_guard();
+        tracker.spawn(async move {
+            // Its errors reach every call that they concern.
+            let _ = cancel.run_until_cancelled(driver).await;
+            drop(guard);
+        });
+        Ok(Self {
+            requests,
+            tunnels,
+            labels: Arc::default(),
+            over,
+        })
+    }
+
+    /// Resolves when the connection has ended, for whatever reason.
+    pub(crate) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// A number for the next tunnel's label, from 1.
+    pub(crate) fn next_label(&self) -> u64 {
+        self.labels.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Waits for one of the connection's [`MAX_TUNNELS`] places.
+    pub(crate) async fn place(
+        &self,
+        until: Instant,
+    ) -> Result<OwnedSemaphorePermit, GuestApiError> {
+        match timeout_at(until, Arc::clone(&self.tunnels).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            // Nobody closes the semaphore.
+            Ok(Err(_)) | Err(_) => Err(GuestApiError::Full { most: MAX_TUNNELS }),
+        }
+    }
+
+    /// Opens a stream and sends its headers. `until` ends the wait for an agent that takes no more streams.
+    pub(crate) async fn open(
+        &self,
+        method: &'static str,
+        until: Instant,
+    ) -> Result<Call, GuestApiError> {
+        let lost = |why: h2::Error| GuestApiError::lost(method, &why);
+        let mut requests = self.requests.clone();
+        let (response, send) = requests
+            .send_request(request(method), false)
+            .map_err(lost)?;
+        // Ready again means that the stream just made does not wait for its turn.
+        match timeout_at(until, requests.ready()).await {
+            Ok(ready) => drop(ready.map_err(lost)?),
+            Err(_) => {
+                return Err(GuestApiError::TimedOut {
+                    method,
+                    after: CALL_DEADLINE,
+                });
+            }
+        }
+        Ok(Call::new(method, send, response))
+    }
+}
+
+/// The head of a call.
+fn request(method: &'static str) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    *request.version_mut() = Version::HTTP_2;
+    // An empty authority, as Go's client sends it, is refused by some servers; Lima's takes any.
+    let uri = format!("http://localhost/GuestService/{method}");
+    *request.uri_mut() = Uri::try_from(uri).unwrap_or_default();
+    let headers = request.headers_mut();
+    let grpc = HeaderValue::from_static("application/grpc");
+    headers.insert(header::CONTENT_TYPE, grpc);
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static("berth"));
+    request
+}
+
+/// Drives the connection, and fits the tunnels' windows to their number.
+struct Driver<S> {
+    connection: h2::client::Connection<S, Bytes>,
+    tunnels: Arc<Semaphore>,
+    window: u32,
+}
+
+impl<S> Future for Driver<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = Result<(), h2::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            if let Poll::Ready(end) = Pin::new(&mut self.connection).poll(cx) {
+                return Poll::Ready(end);
+            }
+            // Whoever opens or resets a tunnel wakes this task, and so does the agent's consent to the last change.
+            let open = MAX_TUNNELS - self.tunnels.available_permits();
+            let window = window_for(open, self.window);
+            if window == self.window || self.connection.set_initial_window_size(window).is_err() {
+                return Poll::Pending;
+            }
+            self.window = window;
+        }
+    }
+}
