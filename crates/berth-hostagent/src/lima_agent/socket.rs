@@ -1,0 +1,73 @@
+//! `ga.sock`: its forward, and connections to it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use berth_ssh::forward::{Direction, Endpoint, Forward};
+use berth_ssh::session::Session;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::FORWARD;
+use crate::error::chain;
+use crate::sys;
+
+/// Where Lima's guest agent listens in the guest.
+const GUEST_SOCKET: &str = "/run/lima-guestagent.sock";
+
+/// A connection to the agent.
+pub(super) trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Carrier for T {}
+
+/// The host's socket that leads to the agent. Every method must end by itself within some seconds.
+#[async_trait]
+pub(super) trait AgentSocket: Send + Sync + 'static {
+    /// Takes a forward back, and removes the socket. An error if there was none.
+    async fn cancel(&self) -> Result<(), String>;
+
+    /// Makes the socket lead to the agent. A forward that the ControlMaster has already is an error, after which it is gone.
+    async fn forward(&self) -> Result<(), String>;
+
+    /// Connects to the socket. Says nothing about the agent behind it.
+    async fn connect(&self) -> io::Result<Box<dyn Carrier>>;
+}
+
+/// Through the ControlMaster.
+pub(super) struct SshSocket {
+    session: Arc<Session>,
+    forward: Forward,
+    path: PathBuf,
+}
+
+impl SshSocket {
+    pub(super) fn new(session: Arc<Session>, path: PathBuf) -> Self {
+        let forward = Forward {
+            direction: Direction::FromHost,
+            listen: Endpoint::Socket(path.clone()),
+            connect: Endpoint::Socket(GUEST_SOCKET.into()),
+        };
+        Self {
+            session,
+            forward,
+            path,
+        }
+    }
+}
+
+#[async_trait]
+impl AgentSocket for SshSocket {
+    async fn cancel(&self) -> Result<(), String> {
+        let cancelled = self.session.cancel(&self.forward, FORWARD).await;
+        cancelled.map_err(|why| chain(&why))
+    }
+
+    async fn forward(&self) -> Result<(), String> {
+        let forwarded = self.session.forward(&self.forward, FORWARD).await;
+        forwarded.map_err(|why| chain(&why))
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Carrier>> {
+        Ok(Box::new(sys::connect_local(&self.path).await?))
+    }
+}
