@@ -1,0 +1,70 @@
+//! The same on a virtual machine, as far as can be told in one boot. Needs no root.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use crate::checks::{assert_has_stopped, assert_lets_us_in, assert_runs};
+use crate::forwarding::expectations::Open;
+use crate::forwarding::guest_end::GuestEnd;
+use crate::forwarding::table;
+use crate::instance::{Home, Instance};
+
+/// An address that every host has, and that is not the one that `localhost` means.
+const HOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
+
+#[test]
+fn from_a_template_to_a_shell_and_back() {
+    let home = Home::emulated();
+    let names = "hostResolver: {hosts: {db.corp.example: 10.0.0.5}}\n";
+    let instance = home.instance("x", &(table::rules(HOST) + names));
+    let _ = instance.start(&[]).success();
+    assert_runs(&instance);
+    assert_lets_us_in(&instance);
+    let kernel = instance.shell("cat /proc/sys/kernel/osrelease").success();
+    let ours = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
+    assert_ne!(kernel, ours, "a kernel of its own");
+    check_forwards(&instance);
+    check_names(&instance);
+    instance.stop();
+    assert_has_stopped(&instance);
+}
+
+/// A question over one connection; its answer's last bytes are the address.
+const OVER_TCP: &str = "import socket
+question = bytes.fromhex('000101000001000000000000') + b'\\2db\\4corp\\7example\\0\\0\\1\\0\\1'
+connection = socket.create_connection(('192.168.5.3', 53), 30)
+connection.sendall(len(question).to_bytes(2, 'big') + question)
+answer = connection.makefile('rb')
+length = int.from_bytes(answer.read(2), 'big')
+print(socket.inet_ntoa(answer.read(length)[-4:]))
+";
+
+/// Names that only the host resolver knows, through QEMU's own network and the guest's own programs.
+#[track_caller]
+fn check_names(instance: &Instance<'_>) {
+    let over_tcp = format!("python3 -c {}", shell_words::quote(OVER_TCP));
+    for (script, answer) in [
+        (
+            "getent ahostsv4 db.corp.example | awk '/STREAM/ {print $1}'",
+            "10.0.0.5",
+        ),
+        (
+            "resolvectl query --legend=no --type=PTR 2.5.168.192.in-addr.arpa | grep -o host.lima.internal",
+            "host.lima.internal",
+        ),
+        (over_tcp.as_str(), "10.0.0.5"),
+    ] {
+        assert_eq!(instance.shell(script).success().trim(), answer, "{script}");
+    }
+    let status = instance.home.run(&["status", "x"]).success();
+    assert!(status.contains("NAMES  127.0.0.1 port"), "{status}");
+}
+
+/// Ten rows of the table; the native-speed guest has them all.
+fn check_forwards(instance: &Instance<'_>) {
+    let rows = table::selection(HOST, instance.events().ssh_port());
+    let mut guest = GuestEnd::start(instance);
+    let open = Open::new(instance, &mut guest, "tcp", rows);
+    open.carry();
+    open.close(&mut guest);
+}
