@@ -56,6 +56,7 @@ impl Lab {
         let Some(lab) = Self::enter() else { return };
         for kind in kinds {
             lab.run(*kind, &test);
+            empty_network();
         }
     }
 
@@ -81,11 +82,7 @@ impl Lab {
             skipped("not root");
             return None;
         }
-        leave_the_network().unwrap();
-        let up = Command::new("ip")
-            .args(["link", "set", "lo", "up"])
-            .status();
-        assert!(up.unwrap().success());
+        empty_network();
         match Self::move_in(turn) {
             Ok(lab) => Some(lab),
             Err(why) => {
@@ -151,6 +148,16 @@ impl Drop for Lab {
         let _ = self.write(&self.home, "cgroup.procs", &std::process::id());
         let _ = unlinkat(&self.root, &self.process, AtFlags::REMOVEDIR);
     }
+}
+
+/// Moves the calling thread to a network where nobody has a port. In the one before, closed sockets may be there for a while: a program
+/// that another test starts has copies of them from its `fork` to its `exec`.
+pub(super) fn empty_network() {
+    leave_the_network().unwrap();
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status();
+    assert!(up.unwrap().success());
 }
 
 fn told<T>(opened: Result<T, String>) -> Option<T> {

@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, Protocol, SocketType, bind, listen, shutdown, s
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use self::lab::{HANG, Kind, Lab, Observer, skipped};
+use self::lab::{HANG, Kind, Lab, Observer, empty_network, skipped};
 use super::cgroup::News;
 use super::{GuestSocket, PortInterest, Transport};
 use crate::boot::testing::Scene;
@@ -130,6 +130,7 @@ fn a_listener_of_mptcp_comes_and_goes() {
             drop(socket);
             seen.until(&[]).await;
         });
+        empty_network();
     }
 }
 
