@@ -98,6 +98,27 @@ impl Binaries {
     }
 }
 
+/// The server of virtiofs. Debian 12 has only its predecessor, which cannot share without letting the guest write.
+const VIRTIOFSD: &str = "1.14.0";
+
+/// virtiofsd, compiled from its crate unless that was done before.
+pub(crate) fn virtiofsd(workspace: &Workspace) -> Result<PathBuf> {
+    let root = workspace.target().join(format!("virtiofsd-{VIRTIOFSD}"));
+    let program = root.join("bin/virtiofsd");
+    if !program.exists() {
+        println!("build: virtiofsd {VIRTIOFSD}");
+        Program::within(15, "cargo")
+            .args(["install", "--locked", "--quiet", "--no-track"])
+            .arg(format!("--version={VIRTIOFSD}"))
+            .arg("--root")
+            .arg(root)
+            .arg("virtiofsd")
+            .current_dir(workspace.root())
+            .run()?;
+    }
+    Ok(program)
+}
+
 /// A missing agent for foreign guests is worth a warning, not a failure.
 fn build_guest_agent(workspace: &Workspace, arch: Arch) -> Result<()> {
     let target = musl(arch);

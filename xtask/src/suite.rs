@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::arrows;
-use crate::binaries::{Binaries, Effort};
+use crate::binaries::{Binaries, Effort, virtiofsd};
 use crate::fuzz::{self, FuzzArgs};
 use crate::image::Image;
 use crate::program::{Program, as_root, find};
@@ -142,7 +142,9 @@ impl Step {
                     "--document-private-items",
                 ])
                 .run()?,
-            Self::Unit => cargo(25).args(["test", "--workspace", "--locked"]).run()?,
+            Self::Unit => cargo(25)
+                .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+                .run()?,
             Self::Fuzz => fuzz::run(workspace, &FuzzArgs::brief())?,
             Self::Image => drop(Image::obtain(false)?),
             Self::Build => drop(Binaries::build(workspace, Effort::Quick)?),
@@ -165,7 +167,7 @@ fn deny(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// The host's tree must type-check where it cannot be run. What runs only in Linux is left out.
+/// The host's tree must type-check where it cannot be run, tests and all. What runs only in Linux is left out.
 fn cross(workspace: &Workspace) -> Result<Outcome> {
     let mut left_out = Vec::new();
     for target in OUTSIDE_LINUX {
@@ -177,7 +179,8 @@ fn cross(workspace: &Workspace) -> Result<Outcome> {
         let linux_only = ["berth-guestagent", "berth-testguest", "xtask"];
         Program::within(15, "cargo")
             .current_dir(workspace.root())
-            .args(["check", "--workspace", "--locked", "--target", target])
+            .args(["check", "--workspace", "--all-targets", "--locked"])
+            .args(["--target", target])
             .args(
                 linux_only
                     .into_iter()
@@ -197,8 +200,17 @@ struct GuestTests {
     target: &'static str,
     /// Which of its tests: arguments of the test program.
     which: &'static [&'static str],
-    /// Whether guests have the programs that only tests need.
-    needs_programs: bool,
+    needs: Needs,
+}
+
+/// What tests need beside the binaries and the guest image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// Programs in the guest that only tests need.
+    Programs,
+    /// A server for virtiofs.
+    Virtiofsd,
 }
 
 /// Tests of the native-speed guest, and on it.
@@ -207,13 +219,13 @@ const NATIVE: [GuestTests; 2] = [
         package: "berth-testguest",
         target: "guest",
         which: &[],
-        needs_programs: false,
+        needs: Needs::Nothing,
     },
     GuestTests {
         package: "berth",
         target: "e2e",
         which: &["--skip", "vm::"],
-        needs_programs: true,
+        needs: Needs::Programs,
     },
 ];
 
@@ -222,7 +234,7 @@ const VM: GuestTests = GuestTests {
     package: "berth",
     target: "e2e",
     which: &["vm::"],
-    needs_programs: false,
+    needs: Needs::Virtiofsd,
 };
 
 fn native(workspace: &Workspace) -> Result<()> {
@@ -267,10 +279,10 @@ impl GuestTests {
         let image = Image::obtain(false)?;
         let binaries = Binaries::build(workspace, Effort::Quick)?;
         let set = |name: &str, path: &Path| format!("{name}={}", path.display());
-        let command = if self.needs_programs {
-            command.arg(set("BERTH_TEST_PROGRAMS", &image.programs()?))
-        } else {
-            command
+        let command = match self.needs {
+            Needs::Nothing => command,
+            Needs::Programs => command.arg(set("BERTH_TEST_PROGRAMS", &image.programs()?)),
+            Needs::Virtiofsd => command.arg(set("BERTH_TEST_VIRTIOFSD", &virtiofsd(workspace)?)),
         };
         command
             .arg(set("BERTH_TEST_DIST", &workspace.dist()))

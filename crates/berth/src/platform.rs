@@ -138,8 +138,6 @@ fn temporary_directory() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
     #[test]
@@ -151,6 +149,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn the_time_zone_is_the_target_of_localtime() {
         let root = tempfile::tempdir().unwrap();
         let zone = root
@@ -158,7 +157,7 @@ mod tests {
             .join("usr/share/zoneinfo/America/Argentina/Salta");
         fs::create_dir_all(zone.parent().unwrap()).unwrap();
         fs::write(&zone, "TZif").unwrap();
-        symlink(&zone, root.path().join("localtime")).unwrap();
+        std::os::unix::fs::symlink(&zone, root.path().join("localtime")).unwrap();
         fs::write(root.path().join("timezone"), "Europe/Rome\n").unwrap();
         assert_eq!(timezone(root.path()), "America/Argentina/Salta");
     }

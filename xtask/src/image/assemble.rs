@@ -48,6 +48,9 @@ fn install(recipe: Recipe, dir: &Path) -> Result<()> {
     for option in mirror.apt_options() {
         mmdebstrap = mmdebstrap.arg(format!("--aptopt={option}"));
     }
+    for option in recipe.dpkg_options() {
+        mmdebstrap = mmdebstrap.arg(format!("--dpkgopt={option}"));
+    }
     mmdebstrap
         .arg(format!("--essential-hook={}", BEFORE_PACKAGES.trim_end()))
         .arg(format!("--customize-hook={}", AFTER_PACKAGES.trim_end()))

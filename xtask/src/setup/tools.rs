@@ -90,6 +90,8 @@ const TOOLS: &[Tool] = {
         test(Program("dig"), "bind9-dnsutils", "asks name servers"),
         test(Program("nft"), "nftables", "flushes a guest's firewall"),
         test(Program("musl-gcc"), "musl-tools", "compiles a program with another resolver"),
+        test(File("/usr/include/seccomp.h"), "libseccomp-dev", "is linked to virtiofsd"),
+        test(File("/usr/include/cap-ng.h"), "libcap-ng-dev", "is linked to virtiofsd"),
         test(Program("python3"), "python3", "is a fake QEMU"),
     ]
 };

@@ -14,6 +14,9 @@ const PROGRAMS: &str = "BERTH_TEST_PROGRAMS";
 /// The program `berth-testguest`.
 const GUEST: &str = "BERTH_TEST_GUEST";
 
+/// virtiofsd.
+const VIRTIOFSD: &str = "BERTH_TEST_VIRTIOFSD";
+
 /// The program, as it would be installed.
 pub(crate) fn berth() -> PathBuf {
     named(DIST, "bin/berth")
@@ -36,6 +39,11 @@ pub(crate) fn rootfs() -> PathBuf {
 /// More programs, as a layer over it.
 pub(crate) fn programs() -> PathBuf {
     named(PROGRAMS, "")
+}
+
+/// What serves the shares of a virtual machine by virtiofs.
+pub(crate) fn virtiofsd() -> PathBuf {
+    named(VIRTIOFSD, "")
 }
 
 /// The `lima.yaml` that boots the same system on a virtual machine.

@@ -13,14 +13,14 @@ use crate::instance::{Home, Instance, Lines};
 
 /// A directory of the host, for everybody, as a guest's user may be another one.
 #[track_caller]
-fn directory(home: &Home, name: &str) -> PathBuf {
+pub(crate) fn directory(home: &Home, name: &str) -> PathBuf {
     let path = home.path(name);
     fs::create_dir(&path).expect("a directory");
     path
 }
 
 /// An entry of `mounts`, in YAML.
-fn entry(location: &Path, point: &str, more: &str) -> String {
+pub(crate) fn entry(location: &Path, point: &str, more: &str) -> String {
     let point = serde_json::to_string(point).expect("a text");
     format!(
         "- {{location: {}, mountPoint: {point}{more}}}\n",
@@ -43,7 +43,7 @@ fn until_says(log: &mut Lines<'_>, message: &str, point: &str) {
 
 /// What the guest's kernel has mounted at a place: type and options; one line each.
 #[track_caller]
-fn mounted(instance: &Instance<'_>, point: &str) -> Vec<String> {
+pub(crate) fn mounted(instance: &Instance<'_>, point: &str) -> Vec<String> {
     let table = instance.shell("cat /proc/self/mountinfo").success();
     let lines = table.lines().filter(|line| {
         let place = line.split(' ').nth(4).unwrap_or_default();

@@ -1,6 +1,9 @@
 //! The same on a virtual machine, as far as can be told in one boot. Needs no root.
 
+mod shares;
+
 use std::fs;
+use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 
 use crate::checks::{assert_has_stopped, assert_lets_us_in, assert_runs};
@@ -9,15 +12,22 @@ use crate::forwarding::guest_end::GuestEnd;
 use crate::forwarding::table;
 use crate::instance::{Home, Instance};
 
+use self::shares::Shares;
+
 /// An address that every host has, and that is not the one that `localhost` means.
 const HOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
+
+/// What the kernel's console says when the kernel has done its part.
+const KERNEL_IS_UP: &str = "as init process";
 
 #[test]
 fn from_a_template_to_a_shell_and_back() {
     let home = Home::emulated();
     let names = "hostResolver: {hosts: {db.corp.example: 10.0.0.5}}\n";
-    let instance = home.instance("x", &(table::rules(HOST) + names));
-    let _ = instance.start(&[]).success();
+    let shares = Shares::new(&home);
+    let lines = table::rules(HOST) + names + &shares.lines("9p");
+    let instance = home.instance("x", &lines);
+    start(&instance);
     assert_runs(&instance);
     assert_lets_us_in(&instance);
     let kernel = instance.shell("cat /proc/sys/kernel/osrelease").success();
@@ -25,8 +35,30 @@ fn from_a_template_to_a_shell_and_back() {
     assert_ne!(kernel, ours, "a kernel of its own");
     check_forwards(&instance);
     check_names(&instance);
+    shares.check(&instance, "9p");
     instance.stop();
     assert_has_stopped(&instance);
+}
+
+/// Starts the instance; once more where QEMU's emulated processors got stuck in the kernel, long before anything of ours runs in the guest.
+/// Seen once, with kernel 6.1 on QEMU 7.2; seventy-five bare boots in a row did without.
+#[track_caller]
+fn start(instance: &Instance<'_>) {
+    let outcome = instance.start(&["--timeout", "5m"]);
+    if outcome.code == Some(0) || instance.read("serial.log").contains(KERNEL_IS_UP) {
+        let _ = outcome.success();
+        return;
+    }
+    // Not by `eprintln!`, which shows it only with a failure.
+    let _ = writeln!(
+        io::stderr(),
+        "the emulated kernel got stuck before its init; started once more:\n{outcome:#?}"
+    );
+    let _ = instance
+        .home
+        .run(&["stop", "--force", instance.name])
+        .success();
+    let _ = instance.start(&[]).success();
 }
 
 /// A question over one connection; its answer's last bytes are the address.
