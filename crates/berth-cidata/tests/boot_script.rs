@@ -1,4 +1,5 @@
 //! The boot script for guests without our agent, run by a real shell in a mount namespace of its own.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;

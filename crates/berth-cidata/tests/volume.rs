@@ -1,4 +1,5 @@
 //! The volume on disk: written when something changed, whole or not at all.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;

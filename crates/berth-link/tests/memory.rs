@@ -1,5 +1,6 @@
 //! What sessions keep: counted by the allocator, both ends together.
 
+#![cfg(unix)]
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

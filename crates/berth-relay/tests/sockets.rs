@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_relay::{LocalSocket, RelayError, Tally, join_sockets};
-use support::{exchange, hear, hear_end, hear_reset, say, tcp, within};
+#[cfg(unix)]
+use support::exchange;
+use support::{hear, hear_end, hear_reset, say, tcp, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;

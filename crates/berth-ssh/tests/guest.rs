@@ -1,4 +1,5 @@
 //! Sessions, the master and forwards against a real sshd, and against an `ssh` that misbehaves.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
 //! Keys: made once, whoever comes first, and refused when they cannot work.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;

@@ -1,4 +1,5 @@
 //! Options and `ssh.config`, byte by byte, and as OpenSSH itself reads them.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
