@@ -12,12 +12,12 @@
     reason = "a program that measures: a failure ends it, and figures are rounded"
 )]
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod bench;
 
 fn main() {
-    #[cfg(unix)]
+    #[cfg(target_os = "linux")]
     bench::run();
-    #[cfg(not(unix))]
-    panic!("it measures sockets of Unix");
+    #[cfg(not(target_os = "linux"))]
+    panic!("it measures with what only Linux has");
 }

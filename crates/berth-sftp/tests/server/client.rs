@@ -523,8 +523,10 @@ pub(crate) fn snapshot(directory: &Path) -> Vec<String> {
 }
 
 /// Ends a thread that goes on until it is told, also when a test fails meanwhile.
+#[cfg(target_os = "linux")]
 pub(crate) struct Stop<'flag>(pub(crate) &'flag std::sync::atomic::AtomicBool);
 
+#[cfg(target_os = "linux")]
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, std::sync::atomic::Ordering::Relaxed);
