@@ -47,6 +47,10 @@ impl Shares {
                 fs::write(tree.join(name), text.repeat(70_000)).expect("a file");
             }
             symlink("../a.txt", tree.join("link")).expect("a link");
+            // The guest's user has the number of the host's, unless that is root's.
+            let root = root.to_string_lossy();
+            let arguments = ["-R", "a+rwX", &*root];
+            let _ = home.run_program("chmod".as_ref(), &arguments).success();
         }
         shares
     }
