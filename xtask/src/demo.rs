@@ -57,8 +57,8 @@ fn announce(home: &Path) -> Result<()> {
          \x20 1. Installs what is missing, with apt: QEMU, OpenSSH's client, mmdebstrap (about 45 MB to download);\n\
          \x20    adds two musl targets to Rust's toolchain (about 70 MB).\n\
          \x20 2. Builds berth and its guest agent: about four minutes on two cores.\n\
-         \x20 3. Builds the guest image from Debian packages: 120 MB to download, two minutes. Kept in\n\
-         \x20    {} (1.1 GB).\n\
+         \x20 3. Builds the guest image from Debian packages: 165 MB to download, two minutes. Kept in\n\
+         \x20    {} (1.3 GB).\n\
          \x20 4. Starts the instance `{INSTANCE}` in {}: seconds with KVM, about a minute without.\n\
          What is there already is not done again.",
         cache.display(),

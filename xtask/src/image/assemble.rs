@@ -19,7 +19,7 @@ pub(super) fn assemble(recipe: Recipe, target: &Path) -> Result<()> {
     remove_tree(&dir)?;
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     let steps: [(&str, Step); 4] = [
-        ("install the packages (about 160 MB to download)", install),
+        ("install the packages (about 165 MB to download)", install),
         ("make the root disk", make_disk),
         ("take out kernel and initrd", take_kernel),
         ("describe it", describe),
