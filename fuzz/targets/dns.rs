@@ -56,4 +56,19 @@ fn answer(packet: &[u8], transport: Transport, age: u8) {
     let given = Message::check(&out).expect("what is given on is well formed");
     assert_eq!(given.question(), message.question());
     assert_eq!(given.id(), 0x1234);
+    behind_alias(&kept, &query);
+}
+
+/// The same message is given on for another name, which stands for the one that it is about.
+fn behind_alias(kept: &Answer, query: &Query<'_>) {
+    let alias = "mine.example".parse().expect("a name");
+    let asked = Query::new(&alias, query.kind, Transport::Tcp);
+    let Some(answer) = kept.behind_alias(&asked, &query.name.to_name()) else {
+        return;
+    };
+    let mut out = Vec::new();
+    answer.write_for(&asked, 0, &mut out);
+    let given = Message::check(&out).expect("what is given on is well formed");
+    let kinds = given.records().map(|record| (record.kind, record.ttl));
+    assert!(kinds.skip(1).eq(kept.records().map(|record| (record.kind, record.ttl))));
 }

@@ -163,7 +163,7 @@ impl Resolver {
         }
         match self.policy.statics.find(query.name.as_bytes(), query.kind) {
             Found::Nothing => self.answer_from_hosts(query, out),
-            Found::AddressesOf(_) => false,
+            Found::RecordsOf(_) => false,
             Found::NoSuchName => own(Rcode::NX_DOMAIN, None, out),
             Found::NoData => own(Rcode::NO_ERROR, None, out),
             Found::Address(address) => own(Rcode::NO_ERROR, Some(OwnRecord::Address(address)), out),
@@ -261,8 +261,8 @@ impl Resolver {
 
     async fn find(&self, query: &Query<'_>) -> Outcome {
         let statics = &self.policy.statics;
-        if let Found::AddressesOf(target) = statics.find(query.name.as_bytes(), query.kind) {
-            return self.addresses_of(query, target).await;
+        if let Found::RecordsOf(target) = statics.find(query.name.as_bytes(), query.kind) {
+            return self.records_of(query, target).await;
         }
         let name = query.name.to_name();
         let host = self.host();
@@ -279,20 +279,34 @@ impl Resolver {
         self.ask_servers(query, &host).await
     }
 
-    /// Answers with the addresses of another name, under the one asked for.
-    async fn addresses_of(&self, query: &Query<'_>, target: &Name) -> Outcome {
+    /// Answers with what another name has: its addresses under the name asked for, which is all that most programs understand; other
+    /// records behind one that says whose they are.
+    async fn records_of(&self, query: &Query<'_>, target: &Name) -> Outcome {
         let host = self.host();
         if let Some(known) = host.config.hosts.addresses(target.as_bytes()) {
             let addresses: Vec<IpAddr> = of_kind(known, query.kind).collect();
             return Some(Arc::new(Answer::of_addresses(query, &addresses, OWN_TTL)));
         }
+        // A circle of static names ends at one of them: it is asked for as it stands.
+        let is_same = target.as_bytes() == query.name.as_bytes();
+        if is_same {
+            return self.ask_servers(query, &host).await;
+        }
         let asked = Query {
+            flags: query.flags,
             edns: query.edns,
             ..Query::new(target, query.kind, query.transport)
         };
-        // A circle of static names ends at one of them: it is asked for as it stands.
-        let is_same = asked.name.as_bytes() == query.name.as_bytes();
-        let found = if host.config.addresses == AddressSource::System && !is_same {
+        if !query.kind.is_address() {
+            let answer = self.ask_servers(&asked, &host).await?;
+            let is_answer = matches!(answer.rcode(), Rcode::NO_ERROR | Rcode::NX_DOMAIN);
+            return if is_answer {
+                answer.behind_alias(query, target).map(Arc::new)
+            } else {
+                Some(Arc::new(Answer::empty(query, answer.rcode(), 0)))
+            };
+        }
+        let found = if host.config.addresses == AddressSource::System {
             self.ask_system(&asked, target, &host).await
         } else {
             None

@@ -55,8 +55,8 @@ pub enum Found<'a> {
     Pointer(&'a Name),
     /// It is another name for this one, which is ordinary or static.
     Alias(&'a Name),
-    /// It is another name for this ordinary one, whose addresses are asked for.
-    AddressesOf(&'a Name),
+    /// It is another name for this ordinary one, whose records are asked for.
+    RecordsOf(&'a Name),
 }
 
 /// A name or value of `hostResolver.hosts` cannot be used.
@@ -118,13 +118,10 @@ impl StaticNames {
             Meaning::Address(address) => return fitting(*address, kind),
             Meaning::Alias(target) => target,
         };
-        if kind.is_address() {
-            match self.follow(target) {
-                Ok(address) => fitting(address, kind),
-                Err(last) => Found::AddressesOf(last),
-            }
-        } else {
-            Found::Alias(target)
+        match self.follow(target) {
+            _ if matches!(kind, RecordType::CNAME | RecordType::ANY) => Found::Alias(target),
+            Ok(address) => fitting(address, kind),
+            Err(last) => Found::RecordsOf(last),
         }
     }
 
@@ -227,14 +224,13 @@ mod tests {
             find(&names, "cname2", RecordType::CNAME),
             Found::Alias(&name)
         );
-        assert_eq!(
-            find(&names, "mine", RecordType::A),
-            Found::AddressesOf(&ordinary)
-        );
-        assert_eq!(
-            find(&names, "mine", RecordType::MX),
-            Found::Alias(&ordinary)
-        );
+        assert_eq!(find(&names, "cname2", RecordType::MX), Found::NoData);
+        for kind in [RecordType::A, RecordType::MX, RecordType::TXT] {
+            assert_eq!(find(&names, "mine", kind), Found::RecordsOf(&ordinary));
+        }
+        for kind in [RecordType::CNAME, RecordType::ANY] {
+            assert_eq!(find(&names, "mine", kind), Found::Alias(&ordinary));
+        }
     }
 
     #[test]
@@ -242,7 +238,7 @@ mod tests {
         let names = names(&[("self", "self"), ("a", "b"), ("b", "a")]);
         for name in ["self", "a", "b"] {
             assert!(
-                matches!(find(&names, name, RecordType::A), Found::AddressesOf(_)),
+                matches!(find(&names, name, RecordType::A), Found::RecordsOf(_)),
                 "{name}"
             );
         }

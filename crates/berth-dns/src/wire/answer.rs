@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use super::alias::Moved;
 use super::message::{Message, Record, Section};
-use super::query::{Query, Transport};
-use super::reply::{self, OPT_LENGTH, OwnRecord, set_flag, write_opt};
+use super::name::Name;
+use super::query::{Query, TCP_LIMIT, Transport};
+use super::reply::{self, OPT_LENGTH, OwnRecord, set_flag, write_opt, write_record};
 use super::{HEADER, Rcode, RecordType, flag, put_u16, u16_at, u32_at};
 
 /// Longest that an answer is kept, in seconds.
@@ -60,6 +62,37 @@ impl Answer {
     #[must_use]
     pub fn empty(query: &Query<'_>, rcode: Rcode, ttl: u32) -> Self {
         Self::own(query, rcode, ttl, [])
+    }
+
+    /// The same answer, given for `target`, for a name that stands for it: `query` asks for that. `None` if its names cannot be made
+    /// to lead to where they did, or it would be too long.
+    #[must_use]
+    pub fn behind_alias(&self, query: &Query<'_>, target: &Name) -> Option<Self> {
+        let mut bytes = self.bytes[..HEADER].to_vec();
+        bytes.extend_from_slice(&query.question);
+        write_record(&OwnRecord::Cname(target), self.ttl, &mut bytes);
+        let length = target.as_bytes().len();
+        let moved = Moved {
+            name: bytes.len() - length,
+            old_name: (HEADER, HEADER + length),
+            records: bytes.len(),
+            old_records: HEADER + length + 4,
+        };
+        bytes.extend_from_slice(self.bytes.get(moved.old_records..)?);
+        for record in self.records() {
+            moved.redirect(&record, &mut bytes)?;
+        }
+        let answers = u16_at(&bytes, 6)?.checked_add(1)?;
+        put_u16(&mut bytes, 6, answers);
+        // Nobody has signed our record.
+        let flags = u16_at(&bytes, 2)? & !flag::AUTHENTIC;
+        put_u16(&mut bytes, 2, flags);
+        // One record more may be one too many.
+        Message::check(&bytes)?;
+        (bytes.len() <= TCP_LIMIT).then(|| Self {
+            bytes: bytes.into(),
+            ..*self
+        })
     }
 
     fn own<'a>(

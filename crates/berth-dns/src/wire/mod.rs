@@ -4,6 +4,7 @@
 //! writes the few records that the resolver makes itself. Bytes of the guest and of upstream servers come here first; nothing in
 //! this module allocates more than it was given, and every offset is checked.
 
+mod alias;
 pub mod answer;
 pub mod message;
 pub mod name;

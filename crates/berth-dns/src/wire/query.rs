@@ -6,7 +6,7 @@ use super::name::{Name, NameBuffer};
 use super::{CLASS_IN, HEADER, PLAIN_UDP, Rcode, RecordType, SAFE_UDP, flag, u16_at, u32_at};
 
 /// Most bytes of a message over TCP.
-const TCP_LIMIT: usize = 65_535;
+pub(super) const TCP_LIMIT: usize = 65_535;
 
 /// How a client asked, which decides how long an answer may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -98,7 +98,8 @@ pub(crate) fn write_opt(rcode: Rcode, dnssec_ok: bool, out: &mut Vec<u8>) {
     out.extend([0, 0, 41, payload[0], payload[1], high, 0, flags, 0, 0, 0]);
 }
 
-fn write_record(record: &OwnRecord<'_>, ttl: u32, out: &mut Vec<u8>) {
+/// Appends one record for the name asked for.
+pub(super) fn write_record(record: &OwnRecord<'_>, ttl: u32, out: &mut Vec<u8>) {
     let mut put = |kind: RecordType, data: &[u8]| {
         // The owner is the question's name, which stands behind the header.
         out.extend([0xc0, 0x0c]);
