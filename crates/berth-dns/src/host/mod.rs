@@ -40,7 +40,9 @@ pub struct HostFiles {
     pub nsswitch: PathBuf,
     /// The file that systemd-resolved writes for its stub.
     pub resolved_stub: PathBuf,
-    /// Port of the servers that they name: 53 but for tests.
+    /// The file in which systemd-resolved lists the servers behind its stub. Not read: that it changes is news.
+    pub resolved_servers: PathBuf,
+    /// Port of the servers that they name without one: 53 but for tests.
     pub server_port: u16,
 }
 
@@ -53,6 +55,7 @@ impl HostFiles {
             hosts: root.join("etc/hosts"),
             nsswitch: root.join("etc/nsswitch.conf"),
             resolved_stub: root.join("run/systemd/resolve/stub-resolv.conf"),
+            resolved_servers: root.join("run/systemd/resolve/resolv.conf"),
             server_port: 53,
         }
     }
@@ -91,7 +94,8 @@ impl HostConfig {
     pub fn read(kind: HostKind, files: &HostFiles) -> Self {
         let resolv_conf = ResolvConf::parse(&read(&files.resolv_conf));
         let mut config = Self::of(kind, resolv_conf, files);
-        for server in &mut config.servers {
+        let without_port = |server: &&mut SocketAddr| server.port() == resolv_conf::PORT;
+        for server in config.servers.iter_mut().filter(without_port) {
             server.set_port(files.server_port);
         }
         config
@@ -150,13 +154,14 @@ impl HostConfig {
         }
     }
 
-    /// The host's servers that a guest can ask by itself; empty when any of them is the host's own loopback.
+    /// The host's servers that a guest can ask by itself; empty when any of them is the host's own loopback, or at another port.
     #[must_use]
     pub fn servers_for_a_guest(&self) -> Vec<IpAddr> {
         let is_reachable = |server: &SocketAddr| {
             let ip = server.ip();
             let is_link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-            !ip.is_loopback() && !ip.is_unspecified() && !is_link_local
+            let is_usual = server.port() == resolv_conf::PORT;
+            is_usual && !ip.is_loopback() && !ip.is_unspecified() && !is_link_local
         };
         if self.servers.iter().all(is_reachable) {
             self.servers.iter().map(SocketAddr::ip).collect()

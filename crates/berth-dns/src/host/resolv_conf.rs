@@ -8,7 +8,7 @@ use crate::wire::name::Name;
 const MAX_SERVERS: usize = 3;
 /// Old C libraries look in no more than these; more would be many queries for a name that is nowhere.
 const MAX_SEARCH: usize = 6;
-const PORT: u16 = 53;
+pub(super) const PORT: u16 = 53;
 
 /// The file's contents, as far as they matter here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,11 +60,19 @@ impl ResolvConf {
     }
 }
 
-/// An address, with the interface that a link-local one is on (`fe80::1%eth0`).
+/// An address, with the interface that a link-local one is on (`fe80::1%eth0`). With a port it is in brackets, as OpenBSD has it; files
+/// of Linux have none.
 fn server(word: &str) -> Option<SocketAddr> {
+    let in_brackets = word
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("]:"));
+    let (word, port) = match in_brackets {
+        Some((address, port)) => (address, port.parse().ok()?),
+        None => (word, PORT),
+    };
     let (address, scope) = word.split_once('%').unwrap_or((word, ""));
     match address.parse().ok()? {
-        IpAddr::V4(v4) => scope.is_empty().then(|| SocketAddr::new(v4.into(), PORT)),
+        IpAddr::V4(v4) => scope.is_empty().then(|| SocketAddr::new(v4.into(), port)),
         IpAddr::V6(v6) => {
             let index = match scope {
                 "" => 0,
@@ -73,7 +81,7 @@ fn server(word: &str) -> Option<SocketAddr> {
                 }
                 name => crate::sys::interface_index(name)?,
             };
-            Some(SocketAddrV6::new(v6, PORT, 0, index).into())
+            Some(SocketAddrV6::new(v6, port, 0, index).into())
         }
     }
 }
@@ -93,6 +101,12 @@ mod tests {
         assert_eq!(servers, ["10.0.0.1:53", "[fe80::1%1]:53", "[::1]:53"]);
         let search: Vec<String> = conf.search.iter().map(ToString::to_string).collect();
         assert_eq!(search, ["a.example.", "b.example."]);
+        let ports = ResolvConf::parse(
+            "nameserver 10.0.0.1:5353\nnameserver [10.0.0.2]\nnameserver [10.0.0.3]:x\n\
+             nameserver [10.0.0.4]:5354\nnameserver [fe80::1%1]:5355\n",
+        );
+        let servers: Vec<String> = ports.servers.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["10.0.0.4:5354", "[fe80::1%1]:5355"]);
         let unknown = ResolvConf::parse("nameserver fe80::1%no-such-interface\n");
         assert_eq!(unknown, ResolvConf::default());
         assert_eq!(unknown.servers_or_loopback()[0].to_string(), "127.0.0.1:53");

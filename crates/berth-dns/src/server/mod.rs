@@ -80,17 +80,26 @@ impl NameServer {
         tracker: &TaskTracker,
         cancel: &CancellationToken,
     ) -> io::Result<Self> {
+        // Before the first look, so that nothing falls between.
+        let changes = HostChanges::watch(&setup.files)
+            .inspect_err(|why| {
+                tracing::warn!(%why, "changes of the host's name servers will not be noticed");
+            })
+            .ok();
+        Self::start_following(changes, sockets, setup, (tracker, cancel))
+    }
+
+    fn start_following(
+        changes: Option<HostChanges>,
+        sockets: Sockets,
+        setup: Setup,
+        (tracker, cancel): (&TaskTracker, &CancellationToken),
+    ) -> io::Result<Self> {
         let Setup {
             policy,
             host,
             files,
         } = setup;
-        // Before the first look, so that nothing falls between.
-        let changes = HostChanges::watch(&files)
-            .inspect_err(|why| {
-                tracing::warn!(%why, "changes of the host's name servers will not be noticed");
-            })
-            .ok();
         let config = HostConfig::read(host, &files);
         tracing::debug!(?config.servers, ?config.addresses, "names are looked up as the host does");
         let tasks = (tracker.clone(), cancel.clone());
@@ -155,3 +164,93 @@ impl NameServer {
 
 /// What the tasks of a server share.
 type Shared = (Arc<Resolver>, TaskTracker, CancellationToken);
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Write as _;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use tokio::task::spawn_blocking;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::wire::query::{Query, Received, Transport};
+    use crate::wire::reply::{OwnRecord, write_own};
+    use crate::wire::{Rcode, RecordType};
+
+    /// Finds tests that hang.
+    const HANG: Duration = Duration::from_secs(30);
+
+    /// Answers one question, with an address that is good for ten minutes.
+    fn answer_one(upstream: &UdpSocket) {
+        let mut packet = [0; 512];
+        let (length, from) = upstream.recv_from(&mut packet).expect("a question");
+        let Received::Query(query) = Query::read(&packet[..length], Transport::Udp) else {
+            panic!("no question");
+        };
+        let address = OwnRecord::Address([10, 0, 0, 1].into());
+        let mut reply = Vec::new();
+        write_own(&query, Rcode::NO_ERROR, 600, [address], &mut reply);
+        let _ = upstream.send_to(&reply, from);
+    }
+
+    /// An hour may have passed, in another network: nothing of before is told.
+    #[tokio::test(flavor = "current_thread")]
+    async fn waking_up_empties_the_cache() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::fs::write(
+            root.path().join("etc/resolv.conf"),
+            "nameserver 127.0.0.1\n",
+        )
+        .unwrap();
+        let upstream = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        upstream.set_read_timeout(Some(HANG)).unwrap();
+        let setup = Setup {
+            policy: Policy::default(),
+            host: HostKind::Linux,
+            files: HostFiles {
+                server_port: upstream.local_addr().unwrap().port(),
+                ..HostFiles::beneath(root.path())
+            },
+        };
+        let sockets = Sockets {
+            udp: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+            tcp: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+        };
+        let ports = sockets.ports();
+        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let (sleep, mut wake) = std::io::pipe().unwrap();
+        let changes = HostChanges::with_waking_up(&setup.files, sleep.into()).unwrap();
+        let server =
+            NameServer::start_following(Some(changes), sockets, setup, (&tracker, &cancel));
+        let server = server.unwrap();
+        let name = "a.example.com".parse().unwrap();
+        let ask = Arc::new(move || {
+            crate::client::ask(ports, &name, RecordType::A, Transport::Udp).unwrap();
+        });
+        let asked = |ask: Arc<dyn Fn() + Send + Sync>| async move {
+            spawn_blocking(move || ask()).await.unwrap();
+        };
+        for times in 1..3 {
+            let other = upstream.try_clone().unwrap();
+            let answered = spawn_blocking(move || answer_one(&other));
+            asked(ask.clone()).await;
+            answered.await.unwrap();
+            asked(ask.clone()).await;
+            assert_eq!(server.report().cached, 1, "the second needed nobody");
+            wake.write_all(&[1]).unwrap();
+            let woken = async {
+                while server.report().counts.changes < times {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(HANG, woken).await.expect("it wakes up");
+            assert_eq!(server.report().cached, 0);
+        }
+        cancel.cancel();
+        tracker.close();
+        tracker.wait().await;
+    }
+}

@@ -1,12 +1,11 @@
-//! Where datagrams are taken one by one, and nobody tells of changes.
+//! Datagrams, one by one.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::UdpSocket;
 
 use super::{BATCH, MAX_QUERY};
-use crate::host::HostFiles;
 
 /// Datagrams that came, and answers to them that wait to be sent.
 #[derive(Debug)]
@@ -71,17 +70,25 @@ impl Batch {
     }
 }
 
-/// Tells nothing yet on this system: answers are kept no longer than they say.
+/// A socket that a question was sent from, at a port that the system chose at random.
 #[derive(Debug)]
-pub(crate) struct HostChanges;
+pub(crate) struct Asking(UdpSocket);
 
-impl HostChanges {
-    #[allow(clippy::unnecessary_wraps, reason = "it can fail elsewhere")]
-    pub(crate) fn watch(_files: &HostFiles) -> io::Result<Self> {
-        Ok(Self)
+impl Asking {
+    /// Sends a question to a server.
+    pub(crate) async fn send(server: SocketAddr, question: &[u8]) -> io::Result<Self> {
+        let any: IpAddr = match server {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).await?;
+        socket.connect(server).await?;
+        socket.send(question).await?;
+        Ok(Self(socket))
     }
 
-    pub(crate) async fn next(&mut self) -> io::Result<()> {
-        std::future::pending().await
+    /// Waits for a datagram of the server; what does not fit into the buffer is lost.
+    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.recv(buffer).await
     }
 }

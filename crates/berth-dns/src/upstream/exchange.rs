@@ -1,14 +1,15 @@
 //! One question to one server.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::counters::Counters;
+use crate::sys::Asking;
 use crate::wire::answer::Answer;
 use crate::wire::message::Message;
 use crate::wire::query::Query;
@@ -128,18 +129,11 @@ async fn over_udp(
     has_edns: bool,
     counters: &Counters,
 ) -> Result<Datagram, ExchangeError> {
-    // The kernel chooses ports at random where none is asked for.
-    let any: IpAddr = match server {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(server).await?;
     let id = random_id()?;
-    socket.send(&ask.message(id, has_edns)).await?;
+    let asking = Asking::send(server, &ask.message(id, has_edns)).await?;
     let mut buffer = [0; SAFE_UDP + 1];
     loop {
-        let length = socket.recv(&mut buffer).await?;
+        let length = asking.receive(&mut buffer).await?;
         let bytes = &buffer[..length];
         let is_cut = length > SAFE_UDP;
         let is_ours = match Message::check(bytes) {

@@ -37,26 +37,29 @@ pub(crate) struct HostChanges {
     inotify: AsyncFd<OwnedFd>,
     /// Names of files, in watched directories, that matter; by the watch's number.
     watched: Vec<(i32, BTreeSet<std::ffi::OsString>)>,
-    network: Option<AsyncFd<OwnedFd>>,
-    /// A timer that never ends, and is cancelled when the clock is set: that is also done when the host wakes up.
-    wake_up: Option<AsyncFd<OwnedFd>>,
+    network: Source,
+    waking_up: Source,
+}
+
+/// Something of the kernel that becomes readable when it has news.
+#[derive(Debug)]
+struct Source {
+    /// `None` where the kernel has no such thing.
+    fd: Option<AsyncFd<OwnedFd>>,
+    /// Takes what there is; tells whether that was news.
+    is_news: fn(&OwnedFd) -> io::Result<bool>,
 }
 
 impl HostChanges {
     /// Begins to watch. What the kernel does not tell is left out, and said in the log.
     pub(crate) fn watch(files: &HostFiles) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let told = |what, source: io::Result<AsyncFd<OwnedFd>>| {
-            source
-                .inspect_err(|why| tracing::warn!(%why, "the kernel does not tell of {what}"))
-                .ok()
-        };
         let mut changes = Self {
             files: files.clone(),
             inotify: register(inotify)?,
             watched: Vec::new(),
-            network: told("changes of the network", network()),
-            wake_up: told("waking up", wake_up()),
+            network: Source::new("changes of the network", network(), is_network_news),
+            waking_up: Source::new("waking up", endless_timer(), was_clock_set),
         };
         changes.watch_files();
         Ok(changes)
@@ -74,26 +77,8 @@ impl HostChanges {
                         return Ok(());
                     }
                 }
-                readable = readable(self.network.as_ref()) => {
-                    readable?;
-                    let mut buffer = [0; 4096];
-                    if let Some(socket) = &self.network
-                        && drained(|| recv(socket, &mut buffer[..], RecvFlags::DONTWAIT).map(drop))?
-                    {
-                        return Ok(());
-                    }
-                }
-                readable = readable(self.wake_up.as_ref()) => {
-                    readable?;
-                    if let Some(timer) = &self.wake_up {
-                        let mut buffer = [0; 8];
-                        let was_set = rustix::io::read(timer, &mut buffer) == Err(Errno::CANCELED);
-                        arm(timer.get_ref())?;
-                        if was_set {
-                            return Ok(());
-                        }
-                    }
-                }
+                news = self.network.next() => return news,
+                news = self.waking_up.next() => return news,
             }
         }
     }
@@ -136,9 +121,16 @@ impl HostChanges {
             hosts,
             nsswitch,
             resolved_stub,
-            ..
+            resolved_servers,
+            server_port: _,
         } = &self.files;
-        let files = [resolv_conf, hosts, nsswitch, resolved_stub];
+        let files = [
+            resolv_conf,
+            hosts,
+            nsswitch,
+            resolved_stub,
+            resolved_servers,
+        ];
         for (directory, name) in files.into_iter().flat_map(|file| places(file)) {
             // Directories that are not there appear in those above, which are not watched: such a service was not installed.
             let Ok(watch) = inotify::add_watch(&self.inotify, &directory, flags) else {
@@ -177,14 +169,54 @@ fn places(file: &Path) -> Vec<(PathBuf, std::ffi::OsString)> {
     places
 }
 
-async fn readable(source: Option<&AsyncFd<OwnedFd>>) -> io::Result<()> {
-    match source {
-        Some(source) => {
-            source.readable().await?.clear_ready();
-            Ok(())
+impl Source {
+    fn new(what: &str, fd: io::Result<OwnedFd>, is_news: fn(&OwnedFd) -> io::Result<bool>) -> Self {
+        let fd = fd.and_then(register);
+        let fd = fd.inspect_err(|why| tracing::warn!(%why, "the kernel does not tell of {what}"));
+        Self {
+            fd: fd.ok(),
+            is_news,
         }
-        None => std::future::pending().await,
     }
+
+    /// Waits for news.
+    async fn next(&self) -> io::Result<()> {
+        let Some(fd) = &self.fd else {
+            return std::future::pending().await;
+        };
+        loop {
+            fd.readable().await?.clear_ready();
+            if (self.is_news)(fd.get_ref())? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn network() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
+    Ok(socket)
+}
+
+fn is_network_news(socket: &OwnedFd) -> io::Result<bool> {
+    let mut buffer = [0; 4096];
+    drained(|| recv(socket, &mut buffer[..], RecvFlags::DONTWAIT).map(drop))
+}
+
+/// Never ends, and is cancelled when the clock is set: the kernel does that, too, when the host wakes up.
+fn endless_timer() -> io::Result<OwnedFd> {
+    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+    let timer = timerfd_create(TimerfdClockId::Realtime, flags)?;
+    arm(&timer)?;
+    Ok(timer)
+}
+
+fn was_clock_set(timer: &OwnedFd) -> io::Result<bool> {
+    let was_set = rustix::io::read(timer, &mut [0; 8]) == Err(Errno::CANCELED);
+    arm(timer)?;
+    Ok(was_set)
 }
 
 /// Takes everything that waits; tells whether there was anything.
@@ -199,20 +231,6 @@ fn drained(mut take: impl FnMut() -> Result<(), Errno>) -> io::Result<bool> {
             Err(why) => return Err(why.into()),
         }
     }
-}
-
-fn network() -> io::Result<AsyncFd<OwnedFd>> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-    bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
-    register(socket)
-}
-
-fn wake_up() -> io::Result<AsyncFd<OwnedFd>> {
-    let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-    let timer = timerfd_create(TimerfdClockId::Realtime, flags)?;
-    arm(&timer)?;
-    register(timer)
 }
 
 fn arm(timer: &OwnedFd) -> io::Result<()> {
@@ -235,7 +253,21 @@ fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 #[cfg(test)]
+impl HostChanges {
+    /// The host seems to wake up whenever a byte comes out of this; nothing of this machine's own waking and network is told.
+    pub(crate) fn with_waking_up(files: &HostFiles, bytes: OwnedFd) -> io::Result<Self> {
+        let mut changes = Self::watch(files)?;
+        changes.network.fd = None;
+        changes.waking_up = Source::new("waking up", Ok(bytes), |bytes| {
+            Ok(rustix::io::read(bytes, &mut [0; 8]).is_ok())
+        });
+        Ok(changes)
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::symlink;
 
     use futures_util::FutureExt as _;
@@ -248,7 +280,7 @@ mod tests {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
         let mut changes = HostChanges::watch(&HostFiles::beneath(root)).unwrap();
-        changes.network = None;
+        changes.network.fd = None;
         changes
     }
 
@@ -274,5 +306,33 @@ mod tests {
         changes.next().await.unwrap();
         fs::remove_file(etc.join("hosts")).unwrap();
         changes.next().await.unwrap();
+        // The servers behind systemd-resolved's stub, which stays as it is.
+        fs::write(root.path().join("run/systemd/resolve/resolv.conf"), "").unwrap();
+        changes.next().await.unwrap();
+    }
+
+    /// Nobody may set this machine's clock for a test: what the kernel says it was asked for must do.
+    #[tokio::test(flavor = "current_thread")]
+    async fn setting_the_clock_would_cancel_the_timer() {
+        let root = tempfile::tempdir().unwrap();
+        let changes = changes(root.path());
+        let timer = changes.waking_up.fd.as_ref().unwrap();
+        let said = || {
+            let path = format!("/proc/self/fdinfo/{}", timer.as_raw_fd());
+            fs::read_to_string(path).unwrap()
+        };
+        // `TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET`, of `CLOCK_REALTIME`.
+        let cancels = ["clockid: 0\n", "settime flags: 03\n"];
+        assert!(
+            cancels.iter().all(|line| said().contains(line)),
+            "{}",
+            said()
+        );
+        assert!(changes.waking_up.next().now_or_never().is_none());
+        assert!(!was_clock_set(timer.get_ref()).unwrap());
+        assert!(
+            cancels.iter().all(|line| said().contains(line)),
+            "armed again"
+        );
     }
 }

@@ -1,4 +1,6 @@
-//! The system's resolver through the standard library.
+//! Windows: the system's resolver through the standard library, and the IP Helper's notifications.
+
+pub(super) mod changes;
 
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs as _};
