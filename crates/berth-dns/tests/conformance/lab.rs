@@ -40,7 +40,7 @@ pub(crate) struct Lab {
     pub(crate) ports: (u16, u16),
     search: &'static str,
     cancel: CancellationToken,
-    _tracker: TaskTracker,
+    tracker: TaskTracker,
 }
 
 impl Drop for Lab {
@@ -87,7 +87,7 @@ impl Lab {
             ports,
             search: plan.search,
             cancel,
-            _tracker: tracker,
+            tracker,
         }
     }
 
@@ -113,6 +113,12 @@ impl Lab {
         while self.report().counts.changes <= before {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// How many tasks the server has.
+    #[cfg(unix)]
+    pub(crate) fn tasks(&self) -> usize {
+        self.tracker.len()
     }
 
     pub(crate) async fn client(&self) -> Client {

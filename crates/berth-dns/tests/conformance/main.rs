@@ -10,5 +10,7 @@ mod lab;
 mod load;
 #[cfg(unix)]
 mod nsd;
+#[cfg(unix)]
+mod outage;
 mod policy;
 mod upstream;
