@@ -5,6 +5,7 @@
 
 mod client;
 mod programs;
+mod soak;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -24,6 +25,7 @@ use super::stats::{Goal, Samples};
 use crate::program::{self, Program};
 use crate::workspace::Workspace;
 use programs::{Dnsmasq, Nsd};
+use soak::Soak;
 
 /// Arguments of `cargo xtask bench dns`.
 #[derive(Debug, Args)]
@@ -34,6 +36,9 @@ pub(super) struct DnsArgs {
     /// How long dnsperf sends, in seconds.
     #[arg(long, default_value_t = 3)]
     seconds: u32,
+    /// How long 200 clients then put berth's under full load, in seconds; 0: not at all.
+    #[arg(long, default_value_t = 60)]
+    soak: u32,
     #[command(flatten)]
     lab: LabArgs,
 }
@@ -56,8 +61,18 @@ struct Side {
     forwards: bool,
 }
 
+/// What dnsperf is to do.
+struct Load {
+    /// Sockets.
+    clients: u32,
+    /// Questions on their way.
+    waiting: u32,
+    seconds: u32,
+}
+
 /// What one run of dnsperf says, and what it cost.
 struct Run {
+    completed: f64,
     rate: f64,
     lost: f64,
     /// Processor time per 1,000 questions, in milliseconds.
@@ -134,7 +149,23 @@ pub(super) fn run(workspace: &Workspace, args: &DnsArgs) -> Result<()> {
         }
     }
     let after = instance.host_agent()?.memory()?;
+    let soak = if args.soak > 0 {
+        println!("bench: many clients");
+        Some(Soak::run(&sides[0], &queries, args.soak)?)
+    } else {
+        None
+    };
     print(&sides, &numbers, (idle, after), &before);
+    if let Some(soak) = &soak {
+        soak.print();
+    }
+    let of_soak = soak.iter().flat_map(Soak::goals);
+    for (name, goal) in goals(&sides, &numbers, (idle, after))
+        .into_iter()
+        .chain(of_soak)
+    {
+        println!("{name:<52}{goal}");
+    }
     Ok(())
 }
 
@@ -158,10 +189,19 @@ impl Queries {
 
     /// Names that nobody has asked for yet.
     fn fresh(&self) -> Result<&Path> {
+        self.write_fresh("")
+    }
+
+    /// The same, and the static name before each.
+    fn mixed(&self) -> Result<&Path> {
+        self.write_fresh(&format!("{STATIC} A\n"))
+    }
+
+    fn write_fresh(&self, before_each: &str) -> Result<&Path> {
         let round = self.next.replace(self.next.get() + 1);
         let mut text = String::new();
         for name in 0..NAMES {
-            writeln!(text, "n{name}.r{round}.{FORWARDED} A")?;
+            writeln!(text, "{before_each}n{name}.r{round}.{FORWARDED} A")?;
         }
         write(&self.forwarded, &text)?;
         Ok(&self.forwarded)
@@ -169,7 +209,12 @@ impl Queries {
 }
 
 fn measure(side: &Side, numbers: &mut Numbers, queries: &Queries, args: &DnsArgs) -> Result<()> {
-    let fixed = dnsperf(side, &queries.fixed, 100, args.seconds)?;
+    let load = |waiting| Load {
+        clients: 4,
+        waiting,
+        seconds: args.seconds,
+    };
+    let fixed = dnsperf(side, &queries.fixed, &load(100))?;
     numbers.static_rate.push(fixed.rate);
     numbers.static_cost.push(fixed.cost);
     numbers.lost.push(fixed.lost);
@@ -180,7 +225,7 @@ fn measure(side: &Side, numbers: &mut Numbers, queries: &Queries, args: &DnsArgs
         numbers.pipelined.push(rate);
     }
     if side.forwards {
-        let forwarded = dnsperf(side, queries.fresh()?, 20, args.seconds)?;
+        let forwarded = dnsperf(side, queries.fresh()?, &load(20))?;
         numbers.forwarded_rate.push(forwarded.rate);
         numbers.forwarded_cost.push(forwarded.cost);
         let round = queries.next.replace(queries.next.get() + 1);
@@ -191,7 +236,7 @@ fn measure(side: &Side, numbers: &mut Numbers, queries: &Queries, args: &DnsArgs
     Ok(())
 }
 
-fn dnsperf(side: &Side, file: &Path, waiting: u32, seconds: u32) -> Result<Run> {
+fn dnsperf(side: &Side, file: &Path, load: &Load) -> Result<Run> {
     let before = side.process.processor()?;
     let said = Program::new("dnsperf")
         .args([
@@ -200,11 +245,12 @@ fn dnsperf(side: &Side, file: &Path, waiting: u32, seconds: u32) -> Result<Run> 
             "-p",
             &side.udp.to_string(),
             "-c",
-            "4",
+            &load.clients.to_string(),
             "-T",
             "1",
         ])
-        .args(["-q", &waiting.to_string(), "-l", &seconds.to_string(), "-d"])
+        .args(["-q", &load.waiting.to_string()])
+        .args(["-l", &load.seconds.to_string(), "-d"])
         .arg(file)
         .read()?;
     let spent = side.process.processor()?.saturating_sub(before);
@@ -216,6 +262,7 @@ fn dnsperf(side: &Side, file: &Path, waiting: u32, seconds: u32) -> Result<Run> 
     };
     let completed = number("Queries completed:")?;
     Ok(Run {
+        completed,
         rate: number("Queries per second:")?,
         lost: number("Queries lost:")?,
         cost: spent.as_secs_f64() * 1e6 / completed.max(1.0),
@@ -300,9 +347,6 @@ fn print(sides: &[Side], numbers: &[Numbers], (idle, after): (u64, u64), before:
         idle / 1024,
         after / 1024
     );
-    for (name, goal) in goals(sides, numbers, (idle, after)) {
-        println!("{name:<52}{goal}");
-    }
 }
 
 fn goals(sides: &[Side], numbers: &[Numbers], memory: (u64, u64)) -> Vec<(String, Goal)> {
@@ -325,14 +369,17 @@ fn goals(sides: &[Side], numbers: &[Numbers], memory: (u64, u64)) -> Vec<(String
         "static names, p50".to_owned(),
         Goal::at_most(12.0, median(&ours.median), " us", 1),
     ));
-    // In KiB, so that nothing is lost.
-    let kibibytes = |bytes: u64| u32::try_from(bytes / 1024).map_or(f64::NAN, f64::from);
     let grown = (kibibytes(memory.1) - kibibytes(memory.0)) / 1024.0;
     goals.push((
         "memory after the load, above idle".to_owned(),
         Goal::at_most(2.0, grown, " MiB", 1),
     ));
     goals
+}
+
+/// Of memory: as a number that loses nothing.
+fn kibibytes(bytes: u64) -> f64 {
+    u32::try_from(bytes / 1024).map_or(f64::NAN, f64::from)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -3,7 +3,7 @@
 pub(crate) mod expectations;
 pub(crate) mod guest_end;
 mod host_ports;
-mod patience;
+pub(crate) mod patience;
 mod port_events;
 pub(crate) mod table;
 mod talk;

@@ -1,22 +1,22 @@
 //! A name server of the host: answers every name with one address, until it is dropped.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub(super) struct Upstream {
+pub(crate) struct Upstream {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Upstream {
-    /// Listens at port 53 of an address of this thread's network: `resolv.conf` names no ports.
+    /// Listens at an address that nobody has.
     #[track_caller]
-    pub(super) fn start(at: Ipv4Addr, answer: Ipv4Addr) -> Self {
-        let socket = UdpSocket::bind((at, 53)).expect("a network of the test's own");
+    pub(crate) fn start(at: SocketAddrV4, answer: Ipv4Addr) -> Self {
+        let socket = UdpSocket::bind(at).expect("an address that nobody has");
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .expect("a limit");

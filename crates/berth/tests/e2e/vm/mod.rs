@@ -4,13 +4,16 @@ mod shares;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 
 use crate::checks::{assert_has_stopped, assert_lets_us_in, assert_runs};
 use crate::forwarding::expectations::Open;
 use crate::forwarding::guest_end::GuestEnd;
 use crate::forwarding::table;
 use crate::instance::{Home, Instance};
+use crate::names::outage::{Outage, nothing_else_is_hurt};
+use crate::names::upstream::Upstream;
+use crate::names::{FIRST, SECOND, ask, musl_program, name_servers, until};
 
 use self::shares::Shares;
 
@@ -23,6 +26,10 @@ const KERNEL_IS_UP: &str = "as init process";
 #[test]
 fn from_a_template_to_a_shell_and_back() {
     let home = Home::emulated();
+    home.set("BERTH_RESOLV_CONF", home.path("resolv.conf"));
+    let servers = [free_port(), free_port()];
+    name_servers(&home, servers[0]);
+    let first = Upstream::start(servers[0], FIRST);
     let names = "hostResolver: {hosts: {db.corp.example: 10.0.0.5}}\n";
     let shares = Shares::new(&home);
     let lines = table::rules(HOST) + names + &shares.lines("9p");
@@ -33,9 +40,14 @@ fn from_a_template_to_a_shell_and_back() {
     let kernel = instance.shell("cat /proc/sys/kernel/osrelease").success();
     let ours = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
     assert_ne!(kernel, ours, "a kernel of its own");
-    check_forwards(&instance);
     check_names(&instance);
+    let second = check_ordinary_names(&instance, servers[1]);
+    drop((first, second));
+    let outage = Outage::begin(&instance, servers[1]);
+    nothing_else_is_hurt(&instance);
+    check_forwards(&instance);
     shares.check(&instance, "9p");
+    let _second = outage.end(SECOND);
     instance.stop();
     assert_has_stopped(&instance);
 }
@@ -90,6 +102,39 @@ fn check_names(instance: &Instance<'_>) {
     }
     let status = instance.home.run(&["status", "x"]).success();
     assert!(status.contains("NAMES  127.0.0.1 port"), "{status}");
+}
+
+/// Names of the host's servers, through two C libraries; then the host has another server.
+#[track_caller]
+fn check_ordinary_names(instance: &Instance<'_>, other: SocketAddrV4) -> Upstream {
+    let program = musl_program(instance.home);
+    let from = program.to_str().expect("a text");
+    let _ = instance
+        .home
+        .run(&["copy", from, "x:/tmp/musl-lookup"])
+        .success();
+    let _ = instance
+        .shell("sudo install -m 0755 /tmp/musl-lookup /usr/local/bin")
+        .success();
+    let (glibc, musl) = (
+        "getent ahostsv4 www.example.com | awk '/STREAM/ {print $1}'",
+        "musl-lookup musl.example.com",
+    );
+    for script in [glibc, musl, &ask("direct.example.com")] {
+        let said = instance.shell(script).success();
+        assert_eq!(said.trim(), FIRST.to_string(), "{script}");
+    }
+    let second = Upstream::start(other, SECOND);
+    name_servers(instance.home, other);
+    until(instance, &ask("moved.example.com"), &SECOND.to_string());
+    second
+}
+
+/// An address of loopback that nobody has.
+fn free_port() -> SocketAddrV4 {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = socket.local_addr().expect("an address").port();
+    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
 }
 
 /// Ten rows of the table; the native-speed guest has them all.
