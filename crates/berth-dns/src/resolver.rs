@@ -251,29 +251,37 @@ impl Resolver {
             // They were given up when the resolver ended.
             return theirs.await.ok().flatten();
         }
-        let leader = Leader {
+        let mut leader = Leader {
             resolver: self,
             key,
             outcome: None,
         };
-        leader.lead(query).await
+        let generation = locked(&self.cache).generation();
+        let found = self.find(query).await;
+        if let Some(answer) = &found {
+            let mut cache = locked(&self.cache);
+            cache.put(leader.key.clone(), answer, generation, Instant::now());
+        }
+        leader.outcome.clone_from(&found);
+        found
     }
 
+    /// What is rare is boxed: the future of the usual way is allocated for each question.
     async fn find(&self, query: &Query<'_>) -> Outcome {
         let statics = &self.policy.statics;
         if let Found::RecordsOf(target) = statics.find(query.name.as_bytes(), query.kind) {
-            return self.records_of(query, target).await;
+            return Box::pin(self.records_of(query, target)).await;
         }
         let name = query.name.to_name();
         let host = self.host();
         if query.kind.is_address() {
             if host.config.addresses == AddressSource::System
-                && let Some(found) = self.ask_system(query, &name, &host).await
+                && let Some(found) = Box::pin(self.ask_system(query, &name, &host)).await
             {
                 return found;
             }
             if name.labels().count() == 1 && !host.config.search.is_empty() {
-                return self.ask_search_domains(query, &name, &host).await;
+                return Box::pin(self.ask_search_domains(query, &name, &host)).await;
             }
         }
         self.ask_servers(query, &host).await
@@ -431,19 +439,6 @@ struct Leader<'a> {
     resolver: &'a Resolver,
     key: Key,
     outcome: Outcome,
-}
-
-impl Leader<'_> {
-    async fn lead(mut self, query: &Query<'_>) -> Outcome {
-        let generation = locked(&self.resolver.cache).generation();
-        let found = self.resolver.find(query).await;
-        if let Some(answer) = &found {
-            let mut cache = locked(&self.resolver.cache);
-            cache.put(self.key.clone(), answer, generation, Instant::now());
-        }
-        self.outcome.clone_from(&found);
-        found
-    }
 }
 
 impl Drop for Leader<'_> {

@@ -1,6 +1,7 @@
 //! Questions over connections: as many as a client likes on each, answered as the answers come (RFC 7766).
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,7 +138,7 @@ impl Connection {
                 Verdict::Ask(query) => {
                     self.output.truncate(start);
                     self.waiting += 1;
-                    ask(&self.shared, self.answers.0.clone(), *query);
+                    ask(&self.shared, self.answers.0.clone(), query);
                 }
             }
         }
@@ -152,20 +153,21 @@ impl Connection {
 fn ask(
     (resolver, tracker, cancel): &Shared,
     answers: mpsc::Sender<Vec<u8>>,
-    query: Query<'static>,
+    query: Box<Query<'static>>,
 ) {
     let (resolver, cancel) = (Arc::clone(resolver), cancel.clone());
-    let asked = async move {
-        let mut reply = vec![0, 0];
-        match resolver.place() {
-            Some(_place) => resolver.resolve(&query, &mut reply).await,
-            None => resolver.fail(&query, &mut reply),
-        }
-        finish(&mut reply, 0);
-        // The connection may have ended.
-        let _ = answers.send(reply).await;
-    };
     tracker.spawn(async move {
+        // Pinned here, so that the task holds it once: a future that is passed on is held by both.
+        let asked = pin!(async {
+            let mut reply = vec![0, 0];
+            match resolver.place() {
+                Some(_place) => resolver.resolve(&query, &mut reply).await,
+                None => resolver.fail(&query, &mut reply),
+            }
+            finish(&mut reply, 0);
+            // The connection may have ended.
+            let _ = answers.send(reply).await;
+        });
         cancel.run_until_cancelled(asked).await;
     });
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::Interest;
@@ -72,9 +73,10 @@ impl Server {
                 Verdict::Ask(query) => {
                     let client = batch.from(at);
                     if let Some(places) = self.place_for(client) {
-                        let asked = Arc::clone(self).ask(*query, client, places);
-                        let cancel = cancel.clone();
+                        let (server, cancel) = (Arc::clone(self), cancel.clone());
                         tracker.spawn(async move {
+                            // Pinned here, so that the task holds it once: a future that is passed on is held by both.
+                            let asked = pin!(server.ask(query, client, places));
                             cancel.run_until_cancelled(asked).await;
                         });
                     } else {
@@ -120,8 +122,8 @@ impl Server {
     }
 
     async fn ask(
-        self: Arc<Self>,
-        query: Query<'static>,
+        &self,
+        query: Box<Query<'static>>,
         client: SocketAddr,
         places: (Place, ClientPlace),
     ) {

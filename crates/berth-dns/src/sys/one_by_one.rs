@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
 
 use super::{BATCH, MAX_QUERY};
+use crate::wire::SAFE_UDP;
 
 /// Datagrams that came, and answers to them that wait to be sent.
 #[derive(Debug)]
@@ -87,8 +88,11 @@ impl Asking {
         Ok(Self(socket))
     }
 
-    /// Waits for a datagram of the server; what does not fit into the buffer is lost.
-    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.recv(buffer).await
+    /// Waits for a datagram of the server: its bytes, one more than [`SAFE_UDP`] at most.
+    pub(crate) async fn receive(&self) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; SAFE_UDP + 1];
+        let length = self.0.recv(&mut buffer).await?;
+        buffer.truncate(length);
+        Ok(buffer)
     }
 }

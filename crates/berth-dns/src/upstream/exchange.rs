@@ -96,7 +96,8 @@ pub(crate) async fn ask(
         if is_cut {
             counters.upstream_tcp.one();
             let until = Instant::now() + CONNECTION;
-            let whole = timeout_at(until, over_tcp(server, ask, has_edns));
+            // Boxed, as it is rare: every question pays for the size of this future.
+            let whole = timeout_at(until, Box::pin(over_tcp(server, ask, has_edns)));
             return whole.await.map_err(|_| ExchangeError::Silent(CONNECTION))?;
         }
         let message = message.ok_or(ExchangeError::Garbage)?;
@@ -131,21 +132,16 @@ async fn over_udp(
 ) -> Result<Datagram, ExchangeError> {
     let id = random_id()?;
     let asking = Asking::send(server, &ask.message(id, has_edns)).await?;
-    let mut buffer = [0; SAFE_UDP + 1];
     loop {
-        let length = asking.receive(&mut buffer).await?;
-        let bytes = &buffer[..length];
-        let is_cut = length > SAFE_UDP;
-        let is_ours = match Message::check(bytes) {
+        let bytes = asking.receive().await?;
+        let is_cut = bytes.len() > SAFE_UDP;
+        let is_ours = match Message::check(&bytes) {
             Some(message) => is_response(&message, id) && ask.is_answered_by(&message),
             // From the right place, with the right number, and no message: that is the server's own fault.
-            None => has_header_of(bytes, id, ask),
+            None => has_header_of(&bytes, id, ask),
         };
         if is_ours {
-            return Ok(Datagram {
-                bytes: bytes.to_vec(),
-                is_cut,
-            });
+            return Ok(Datagram { bytes, is_cut });
         }
         counters.forged.one();
     }

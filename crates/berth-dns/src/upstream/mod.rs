@@ -159,12 +159,13 @@ impl Upstream {
 
     /// Who is asked, last first: those that answer before those that are silent, each group in the host's order.
     fn turns(&self) -> Vec<&Server> {
-        let is_silent = |server: &&Server| server.silence().is_some();
-        let servers = || self.servers.iter().map(Arc::as_ref);
-        let (silent, well): (Vec<_>, Vec<_>) = servers().partition(is_silent);
-        let order = [well, silent].concat();
-        let mut turns: Vec<&Server> = std::iter::repeat_n(order, ROUNDS).flatten().collect();
-        turns.reverse();
+        let count = self.servers.len();
+        let mut turns = Vec::with_capacity(ROUNDS * count);
+        turns.extend(self.servers.iter().rev().map(Arc::as_ref));
+        turns.sort_by_cached_key(|server| server.silence().is_none());
+        for _ in 1..ROUNDS {
+            turns.extend_from_within(..count);
+        }
         turns
     }
 

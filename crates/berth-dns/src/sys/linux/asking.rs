@@ -14,6 +14,8 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::wire::SAFE_UDP;
+
 /// A socket that a question was sent from, at a port that the kernel chose at random.
 #[derive(Debug)]
 pub(crate) struct Asking(AsyncFd<OwnedFd>);
@@ -36,13 +38,15 @@ impl Asking {
         Ok(Self(socket))
     }
 
-    /// Waits for a datagram of the server; what does not fit into the buffer is lost.
-    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Waits for a datagram of the server: its bytes, one more than [`SAFE_UDP`] at most.
+    pub(crate) async fn receive(&self) -> io::Result<Vec<u8>> {
         loop {
             let mut ready = self.0.readable().await?;
             let received = ready.try_io(|socket| {
+                // Here, and not in the future, which would be as large while it waits.
+                let mut buffer = [0; SAFE_UDP + 1];
                 let (length, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
-                Ok(length)
+                Ok(buffer[..length].to_vec())
             });
             if let Ok(received) = received {
                 return received;
