@@ -7,6 +7,7 @@
 //! | `construct` | `HostAgent::new` |
 //! | `run` | `HostAgent::run`: start, wait, take down |
 //! | `phases`, `requirements` | what happens between "the VM runs" and "ready" |
+//! | `copy_to_host` | files of the guest on the host, at the end of a start |
 //! | [`guest`] | what the guest agent has told us |
 //! | [`lima_agent`] | the connection to Lima's guest agent, for guests that have that one |
 //! | [`master`] | the owner of the SSH ControlMaster |
@@ -30,6 +31,7 @@ pub mod signals;
 mod api;
 mod cloud_init;
 mod construct;
+mod copy_to_host;
 mod forwarding;
 mod mounts;
 mod names;

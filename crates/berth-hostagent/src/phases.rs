@@ -10,7 +10,7 @@ use berth_config::model::GuestOs;
 use berth_events::timeline::Outcome;
 
 use crate::agent::HostAgent;
-use crate::{forwarding, mounts, requirements};
+use crate::{copy_to_host, forwarding, mounts, requirements};
 
 /// What a phase could not do; each becomes a cause of degradation.
 pub(crate) type Causes = Vec<String>;
@@ -81,9 +81,11 @@ const PHASES: &[Phase] = &[
     Phase {
         name: "copyToHost",
         applies: |agent| !agent.config().copy_to_host.is_empty(),
-        needs_login: true,
-        deadline: Duration::from_secs(600),
-        body: |agent| Box::pin(std::future::ready(requirements::copy_to_host(agent))),
+        // It names what it did not copy, and has old copies removed at the stop.
+        needs_login: false,
+        // Each file has a deadline of its own.
+        deadline: Duration::from_secs(3600),
+        body: |agent| Box::pin(copy_to_host::begin(agent)),
     },
 ];
 

@@ -253,20 +253,6 @@ pub(crate) async fn marker(agent: &HostAgent, path: &str, what: &str) -> Causes 
     }
 }
 
-/// Copies that the configuration asks for at the end of a start.
-pub(crate) fn copy_to_host(agent: &HostAgent) -> Causes {
-    let paths: Vec<_> = agent
-        .config()
-        .copy_to_host
-        .iter()
-        .map(|c| c.guest.as_str())
-        .collect();
-    vec![format!(
-        "copyToHost is not built yet; not copied: {}",
-        paths.join(", ")
-    )]
-}
-
 /// What a command over SSH came to, in words for a person.
 fn words(result: Result<Output, ExecError>) -> String {
     match result {

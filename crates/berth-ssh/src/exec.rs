@@ -11,10 +11,10 @@ use std::time::Duration;
 use berth_process::escape::{escape_untrusted, escape_untrusted_lines};
 use berth_process::exit::Exit;
 use berth_process::spawn::{Child, SpawnError};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::process::ChildStdout;
 
-use crate::run::{RunError, run};
+use crate::run::{Finished, RunError, run, run_into};
 use crate::session::{Session, Via};
 
 /// What `ssh` exits with when it failed itself.
@@ -35,7 +35,7 @@ pub struct Script {
 pub struct Output {
     /// How it ended; status 255 may also be `ssh`'s own failure.
     pub exit: Exit,
-    /// The first 64 KiB of what it wrote.
+    /// The first 64 KiB of what it wrote; nothing, where that went elsewhere.
     pub stdout: Vec<u8>,
     /// The first 64 KiB of its messages, and `ssh`'s.
     pub stderr: Vec<u8>,
@@ -60,6 +60,12 @@ pub enum ExecError {
     /// The pipes to `ssh` failed.
     #[error("cannot talk to ssh")]
     Pipes(#[source] std::io::Error),
+    /// What the script wrote could not be passed on.
+    #[error("cannot write what the guest sends")]
+    Sink(#[source] std::io::Error),
+    /// The script wrote more than the caller takes.
+    #[error("the guest sends more than {0} bytes")]
+    TooMuch(u64),
     /// The script or the connection took too long. `ssh` was stopped; the script may still run.
     #[error("no answer from the guest within {} s{}", .limit.as_secs(), said(.stderr))]
     TimedOut {
@@ -83,6 +89,8 @@ impl From<RunError> for ExecError {
         match error {
             RunError::Spawn(error) => Self::Spawn(error),
             RunError::Pipes(error) => Self::Pipes(error),
+            RunError::Sink(error) => Self::Sink(error),
+            RunError::TooMuch(most) => Self::TooMuch(most),
             RunError::TimedOut { limit, stderr } => Self::TimedOut {
                 limit,
                 stderr: escape_untrusted_lines(stderr.trim_ascii()),
@@ -157,6 +165,16 @@ impl Script {
     }
 }
 
+impl From<Finished> for Output {
+    fn from(ran: Finished) -> Self {
+        Self {
+            exit: ran.exit,
+            stdout: ran.stdout,
+            stderr: ran.stderr,
+        }
+    }
+}
+
 impl Output {
     /// Whether the script ended with status 0.
     #[must_use]
@@ -189,11 +207,22 @@ impl Session {
     ) -> Result<Output, ExecError> {
         let command = self.command(via).arg("--").arg(script.command()?);
         let ran = run(command, &script.input()?, limit).await?;
-        Ok(Output {
-            exit: ran.exit,
-            stdout: ran.stdout,
-            stderr: ran.stderr,
-        })
+        Ok(ran.into())
+    }
+
+    /// Runs a script whose output goes into `sink` as it comes, at most `most` bytes; over the `ControlMaster`'s connection.
+    ///
+    /// Dropping the future ends the script's `ssh`.
+    pub async fn run_into(
+        &self,
+        script: &Script,
+        sink: &mut (impl AsyncWrite + Unpin),
+        most: u64,
+        limit: Duration,
+    ) -> Result<Output, ExecError> {
+        let command = self.command(Via::Master).arg("--").arg(script.command()?);
+        let ran = run_into(command, &script.input()?, sink, most, limit).await?;
+        Ok(ran.into())
     }
 
     /// Starts a script whose output is read line by line while it runs, over the `ControlMaster`'s connection.

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use berth_process::exit::Exit;
 use berth_process::spawn::{Child, SpawnError, Spec};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
 /// How much of each output stream is kept. What a guest writes beyond it is read and thrown away.
 pub(crate) const KEPT: usize = 64 * 1024;
+
+/// How much is taken from a pipe at once.
+const PIECE: usize = 64 * 1024;
 
 /// How long output may still come after the program has ended: a descendant of it may hold the pipes open for ever.
 const AFTER_EXIT: Duration = Duration::from_secs(1);
@@ -28,6 +31,12 @@ pub(crate) enum RunError {
     Spawn(#[from] SpawnError),
     #[error("cannot talk to the program")]
     Pipes(#[from] std::io::Error),
+    /// The output could not be passed on.
+    #[error("cannot write its output")]
+    Sink(#[source] std::io::Error),
+    /// It was killed.
+    #[error("its output has more than {0} bytes")]
+    TooMuch(u64),
     /// It was killed. The output until then may say why it hung.
     #[error("it was stopped after {} s", .limit.as_secs_f32())]
     TimedOut { limit: Duration, stderr: Vec<u8> },
@@ -51,6 +60,70 @@ pub(crate) async fn run(spec: Spec, stdin: &[u8], limit: Duration) -> Result<Fin
         }),
         Err(_) => Err(RunError::TimedOut { limit, stderr }),
     }
+}
+
+/// Runs a program and passes its output on as it comes, at most `most` bytes. Dropping the future kills it.
+pub(crate) async fn run_into(
+    spec: Spec,
+    stdin: &[u8],
+    sink: &mut (impl AsyncWrite + Unpin),
+    most: u64,
+    limit: Duration,
+) -> Result<Finished, RunError> {
+    let spec = spec
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = spec.kill_on_drop().spawn()?;
+    let mut stderr = Vec::new();
+    let pouring = pour(&mut child, stdin, sink, most, &mut stderr);
+    match tokio::time::timeout(limit, pouring).await {
+        Ok(exit) => Ok(Finished {
+            exit: exit?,
+            stdout: Vec::new(),
+            stderr,
+        }),
+        Err(_) => Err(RunError::TimedOut { limit, stderr }),
+    }
+}
+
+async fn pour(
+    child: &mut Child,
+    input: &[u8],
+    sink: &mut (impl AsyncWrite + Unpin),
+    most: u64,
+    stderr: &mut Vec<u8>,
+) -> Result<Exit, RunError> {
+    let (stdin, out, err) = (
+        child.take_stdin()?,
+        child.take_stdout()?,
+        child.take_stderr()?,
+    );
+    let write = async move {
+        if let Some(mut stdin) = stdin {
+            // A program may end without reading its input; how it ends says more than that.
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let talk = async {
+        tokio::join!(write, keep(err, stderr));
+        Ok(())
+    };
+    let pass_on = async {
+        let Some(out) = out else { return Ok(()) };
+        // One byte more tells what is too long from what just fits.
+        let out = out.take(most.saturating_add(1));
+        let mut out = BufReader::with_capacity(PIECE, out);
+        let copied = tokio::io::copy_buf(&mut out, sink);
+        let count = copied.await.map_err(RunError::Sink)?;
+        sink.flush().await.map_err(RunError::Sink)?;
+        if count > most {
+            return Err(RunError::TooMuch(most));
+        }
+        Ok(())
+    };
+    tokio::try_join!(talk, pass_on)?;
+    Ok(child.wait().await)
 }
 
 async fn talk(
@@ -120,6 +193,38 @@ mod tests {
             .await
             .unwrap();
         assert_eq!((ran.exit, ran.stdout.len()), (Exit::Status(0), KEPT));
+    }
+
+    #[tokio::test]
+    async fn output_is_passed_on_whole_and_no_further_than_allowed() {
+        let (mut sink, most) = (Vec::new(), 3_000_000);
+        let program = || shell("cat; head -c 2999998 /dev/zero; echo err >&2; exit 3");
+        let ran = run_into(program(), b"in", &mut sink, most, LIMIT).await;
+        let expected = Finished {
+            exit: Exit::Status(3),
+            stdout: Vec::new(),
+            stderr: b"err\n".to_vec(),
+        };
+        assert_eq!(ran.unwrap(), expected);
+        assert!(sink.starts_with(b"in\0") && sink.len() == 3_000_000);
+        let ran = run_into(program(), b"in", &mut sink, most - 1, LIMIT).await;
+        assert!(matches!(ran, Err(RunError::TooMuch(2_999_999))), "{ran:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_sink_that_takes_no_more_ends_the_program() {
+        let mut full = tokio::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .await
+            .unwrap();
+        let endless = shell("exec cat /dev/zero");
+        let ran = run_into(endless, b"", &mut full, u64::MAX, LIMIT).await;
+        assert!(
+            matches!(&ran, Err(RunError::Sink(why)) if why.kind() == std::io::ErrorKind::StorageFull),
+            "{ran:?}"
+        );
     }
 
     #[tokio::test]

@@ -10,11 +10,11 @@ use crate::instance::Home;
 use crate::outcome::assert_says;
 
 /// A small file system, for as long as this lives.
-struct TinyDisk(PathBuf);
+pub(crate) struct TinyDisk(PathBuf);
 
 impl TinyDisk {
     #[track_caller]
-    fn mount(at: &Path, kibibytes: u32) -> Self {
+    pub(crate) fn mount(at: &Path, kibibytes: u32) -> Self {
         let size = std::ffi::CString::new(format!("size={kibibytes}k")).expect("no NUL");
         rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), size.as_c_str())
             .expect("root may mount: run `cargo xtask test` as root");

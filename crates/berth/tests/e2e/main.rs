@@ -16,6 +16,7 @@ mod setting;
 mod variant;
 
 mod copy;
+mod copy_to_host;
 mod death_of_qemu;
 mod death_of_the_agent;
 mod forwarding;
