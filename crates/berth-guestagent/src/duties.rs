@@ -97,7 +97,9 @@ impl Duties for HostDuties<'_> {
 
     fn flow(&self, header: FlowHeader, stream: LinkStream) {
         match header.kind() {
-            FlowKind::Mount | FlowKind::MountData => self.mounts.flow(&header, stream),
+            FlowKind::Mount | FlowKind::MountData | FlowKind::Files => {
+                self.mounts.flow(&header, stream);
+            }
             _ => self.tunnels.flow(header, stream),
         }
     }

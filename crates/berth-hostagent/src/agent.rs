@@ -95,6 +95,8 @@ pub(crate) struct Live {
     pub(crate) guest: OnceLock<GuestLink>,
     pub(crate) master: OnceLock<MasterHandle>,
     pub(crate) lima: OnceLock<LimaAgent>,
+    /// See [`crate::file_events::secret`].
+    pub(crate) touch: OnceLock<Option<u32>>,
     pub(crate) exit: OnceLock<watch::Receiver<Option<VmExit>>>,
     /// Shared with the API, which shows them.
     pub(crate) forwards: Arc<OnceLock<ForwardsHandle>>,

@@ -8,6 +8,7 @@
 //! | `run` | `HostAgent::run`: start, wait, take down |
 //! | `phases`, `requirements` | what happens between "the VM runs" and "ready" |
 //! | `copy_to_host` | files of the guest on the host, at the end of a start |
+//! | `file_events` | changes of shared files, for the guest |
 //! | [`guest`] | what the guest agent has told us |
 //! | [`lima_agent`] | the connection to Lima's guest agent, for guests that have that one |
 //! | [`master`] | the owner of the SSH ControlMaster |
@@ -32,6 +33,7 @@ mod api;
 mod cloud_init;
 mod construct;
 mod copy_to_host;
+mod file_events;
 mod forwarding;
 mod mounts;
 mod names;

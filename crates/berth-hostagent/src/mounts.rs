@@ -18,7 +18,7 @@ use crate::agent::{GuestAgentKind, HostAgent};
 use crate::forwarding::mapped;
 use crate::master::MasterState;
 use crate::phases::Causes;
-use crate::requirements;
+use crate::{file_events, requirements};
 
 /// Limit of unmounting everything: each mount has nine seconds, and those within others come one after the other.
 const STOP: Duration = Duration::from_secs(20);
@@ -93,7 +93,9 @@ fn shares(agent: &HostAgent, causes: &mut Causes) -> Vec<(Share, Server)> {
                 if let Some(warning) = server.warning() {
                     tracing::warn!(mount = mount.mount_point, "{warning}");
                 }
-                shares.push((Share::of(mount, map_owner), server));
+                let mut share = Share::of(mount, map_owner);
+                share.touch = file_events::secret(agent, &server);
+                shares.push((share, server));
             }
             Err(why) => causes.push(format!("mount {:?}: {why}", mount.mount_point)),
         }
@@ -101,7 +103,7 @@ fn shares(agent: &HostAgent, causes: &mut Causes) -> Vec<(Share, Server)> {
     shares
 }
 
-fn tasks(agent: &HostAgent) -> way::Tasks {
+pub(crate) fn tasks(agent: &HostAgent) -> way::Tasks {
     way::Tasks {
         tracker: agent.tasks.tracker.clone(),
         cancel: agent.tasks.cancel.clone(),

@@ -10,7 +10,7 @@ use berth_config::model::GuestOs;
 use berth_events::timeline::Outcome;
 
 use crate::agent::HostAgent;
-use crate::{copy_to_host, forwarding, mounts, requirements};
+use crate::{copy_to_host, file_events, forwarding, mounts, requirements};
 
 /// What a phase could not do; each becomes a cause of degradation.
 pub(crate) type Causes = Vec<String>;
@@ -63,6 +63,13 @@ const PHASES: &[Phase] = &[
         needs_login: false,
         deadline: MINUTE,
         body: |agent| Box::pin(forwarding::begin(agent)),
+    },
+    Phase {
+        name: "file events",
+        applies: file_events::applies,
+        needs_login: false,
+        deadline: MINUTE,
+        body: |agent| Box::pin(std::future::ready(file_events::begin(agent))),
     },
     Phase {
         name: "optional",

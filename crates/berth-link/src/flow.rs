@@ -1,7 +1,7 @@
 //! The header that every stream opens with: what kind of flow it is and where it goes.
 //!
-//! On the wire: one byte for the kind (1 control, 2 TCP, 3 UDP, 4 unix, 5 unix as root, 6 reverse, 7 mount, 8 mount data, 9 time), then
-//! the address in UTF-8, without length: it fills the rest of the frame.
+//! On the wire: one byte for the kind (1 control, 2 TCP, 3 UDP, 4 unix, 5 unix as root, 6 reverse, 7 mount, 8 mount data, 9 time,
+//! 10 files), then the address in UTF-8, without length: it fills the rest of the frame.
 
 use std::fmt;
 
@@ -27,6 +27,8 @@ pub enum FlowKind {
     MountData,
     /// The messages of [`crate::time`].
     Time,
+    /// The messages of [`crate::files`].
+    Files,
 }
 
 /// Longest address in bytes: a unix path is at most 108.
@@ -78,7 +80,7 @@ impl FlowHeader {
         if address.chars().any(char::is_control) {
             return Err(FlowHeaderError::NotText);
         }
-        let goes_nowhere = matches!(kind, FlowKind::Control | FlowKind::Time);
+        let goes_nowhere = matches!(kind, FlowKind::Control | FlowKind::Time | FlowKind::Files);
         if goes_nowhere != address.is_empty() {
             return Err(FlowHeaderError::Shape);
         }
@@ -121,6 +123,15 @@ impl FlowHeader {
         }
     }
 
+    /// The header of the messages about changes of files.
+    #[must_use]
+    pub fn files() -> Self {
+        Self {
+            kind: FlowKind::Files,
+            address: String::new(),
+        }
+    }
+
     /// Which mount the stream belongs to; `None` for other kinds.
     #[must_use]
     pub fn mount_id(&self) -> Option<u32> {
@@ -141,7 +152,7 @@ impl FlowHeader {
         self.kind
     }
 
-    /// Where it goes; empty for [`FlowKind::Control`] and [`FlowKind::Time`].
+    /// Where it goes; empty for [`FlowKind::Control`], [`FlowKind::Time`] and [`FlowKind::Files`].
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
@@ -158,6 +169,7 @@ impl FlowHeader {
             FlowKind::Mount => 7,
             FlowKind::MountData => 8,
             FlowKind::Time => 9,
+            FlowKind::Files => 10,
         };
         let mut bytes = vec![kind];
         bytes.extend(self.address.as_bytes());
@@ -176,6 +188,7 @@ impl FlowHeader {
             7 => FlowKind::Mount,
             8 => FlowKind::MountData,
             9 => FlowKind::Time,
+            10 => FlowKind::Files,
             other => return Err(FlowHeaderError::UnknownKind(*other)),
         };
         let address = std::str::from_utf8(address).map_err(|_| FlowHeaderError::NotText)?;
@@ -195,6 +208,7 @@ impl fmt::Display for FlowHeader {
             FlowKind::Mount => "mount",
             FlowKind::MountData => "mount data",
             FlowKind::Time => return f.write_str("time"),
+            FlowKind::Files => return f.write_str("files"),
         };
         write!(f, "{kind} {}", self.address)
     }
@@ -215,6 +229,7 @@ mod tests {
             FlowHeader::reverse(u32::MAX),
             FlowHeader::mount(0),
             FlowHeader::time(),
+            FlowHeader::files(),
             FlowHeader::mount_data(u32::MAX),
         ] {
             assert_eq!(FlowHeader::decode(&header.encode()), Ok(header));
@@ -231,7 +246,8 @@ mod tests {
             (b"\x02a\nb", NotText),
             (b"\x02\xff", NotText),
             (b"\x09x", Shape),
-            (b"\x0ax", UnknownKind(10)),
+            (b"\x0ax", Shape),
+            (b"\x0bx", UnknownKind(11)),
             (&[4; 257], TooLong(256)),
         ] {
             assert_eq!(FlowHeader::decode(bytes), Err(error));

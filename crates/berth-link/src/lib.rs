@@ -10,13 +10,14 @@
 //! | [`message`], [`event`] | control messages on the wire, and the checked types that callers see |
 //! | [`host`] | the host's end: one supervised connection with generations |
 //! | [`guest`] | the guest's end: the port, the notice board, requests |
-//! | [`mount`], [`time`] | what host and guest tell each other about one mount, and about the clock |
+//! | [`mount`], [`files`], [`time`] | what host and guest tell each other about one mount, changes of files, and the clock |
 //! | [`boot`] | `boot.json`, what the host asks of the guest at every boot (travels in cidata, not over the link) |
 
 mod backoff;
 pub mod boot;
 mod conversation;
 pub mod event;
+pub mod files;
 pub mod flow;
 pub mod frame;
 pub mod guest;

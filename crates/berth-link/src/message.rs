@@ -5,6 +5,7 @@
 //! A number once given is never given again; unknown fields and unknown kinds of messages are ignored, so that an older end
 //! understands a newer one.
 
+mod files;
 mod mounts;
 mod ports;
 mod times;
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use crate::mux::SILENCE_LIMIT;
 use crate::session::SessionEnd;
 
+pub use files::{FileChange, FilesAsk, FilesTold};
 pub use mounts::{
     MountAsk, MountAskKind, MountFailure, MountOrder, MountTold, MountToldKind, Unmounted,
 };

@@ -40,6 +40,9 @@ pub struct MountOrder {
     pub follow_symlinks: bool,
     /// Whether what belongs to the owner of the shared directory is shown as the guest user's.
     pub map_owner: bool,
+    /// Whether changes will be told by [`crate::files`]: then a mount that programs may not write to is one that the agent can touch
+    /// files in.
+    pub file_events: bool,
 }
 
 /// What the host says.
@@ -167,6 +170,7 @@ impl From<Ask> for MountAsk {
                 cache: order.cache,
                 follow_symlinks: order.follow_symlinks,
                 map_owner: order.map_owner,
+                file_events: order.file_events,
             }),
             Ask::Unmount => MountAskKind::Unmount(()),
         };
@@ -186,6 +190,7 @@ impl TryFrom<MountAskKind> for Ask {
                 cache: order.cache,
                 follow_symlinks: order.follow_symlinks,
                 map_owner: order.map_owner,
+                file_events: order.file_events,
             },
             MountAskKind::Unmount(()) => return Ok(Self::Unmount),
         };
@@ -237,6 +242,7 @@ mod tests {
             cache: false,
             follow_symlinks: true,
             map_owner: false,
+            file_events: true,
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use berth_link::event::{
     GuestSocket, PortInterest, Request, ReverseListener, Stage, StepOutcome, StepReport, Transport,
 };
+use berth_link::files;
 use berth_link::flow::{FlowHeader, FlowKind};
 use berth_link::frame::{HEADER_LEN, ResetCode};
 use berth_link::guest::{Arrival, serve_carrier};
@@ -154,6 +155,15 @@ async fn spoken_by_the_host() -> Vec<(&'static str, Vec<u8>)> {
     };
     drop(clock);
     read_frames(&mut guest.0, 1).await;
+    let batch = batch();
+    let changes = host.link.open_stream(&FlowHeader::files()).unwrap();
+    let mut changes = files::HostEnd::new(changes);
+    let told_files = tokio::select! {
+        answer = changes.tell(&batch) => panic!("{answer:?}"),
+        frames = read_frames(&mut guest.0, 2) => frames,
+    };
+    drop(changes);
+    read_frames(&mut guest.0, 1).await;
     host.cancel.cancel();
     let bye = read_frames(&mut guest.0, 1).await;
     vec![
@@ -166,6 +176,7 @@ async fn spoken_by_the_host() -> Vec<(&'static str, Vec<u8>)> {
         ("reset", reset),
         ("time", reading),
         ("set back", set_back),
+        ("files", told_files),
         ("mount order", order),
         ("mount data", mount_data),
         ("unmount", unmount),
@@ -261,7 +272,27 @@ fn order() -> MountOrder {
         cache: true,
         follow_symlinks: false,
         map_owner: true,
+        file_events: false,
     }
+}
+
+fn batch() -> files::Batch {
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let change = |path: &str| files::Change {
+        path: path.into(),
+        time,
+    };
+    files::Batch {
+        point: "/home/me".into(),
+        changes: vec![change(""), change("src/main.rs")],
+    }
+}
+
+/// What a guest says when it is through with a batch.
+async fn done_with_files() -> Vec<u8> {
+    let (mut peer, stream) = opened(b"\x0a", &FlowHeader::files()).await;
+    files::GuestEnd::new(stream).done().await.unwrap();
+    read_frames(&mut peer, 1).await
 }
 
 /// What a guest answers about its clock.
@@ -340,6 +371,7 @@ async fn the_specification_shows_what_is_sent() {
         ("credit", credit().await),
         ("told of a mount", told_of_a_mount().await),
         ("told the time", told_the_time().await),
+        ("done with files", done_with_files().await),
     ];
     sent.extend(spoken_by_the_host().await);
     sent.extend(spoken_by_the_guest().await);

@@ -9,11 +9,13 @@
 //! | [`server`] | who serves SFTP for it |
 //! | [`way`] | the ways to have the guest mount it: streams of the guest link, or `ssh` |
 //! | `owner` | one share's life |
+//! | [`events`] | file events: telling the guest what changes in a share |
 //! | [`mounts`] | all of an instance's shares: order, start, stop |
 //! | `directory` | whether the shared directory is there |
 
 mod directory;
 pub mod error;
+pub mod events;
 pub mod mounts;
 mod owner;
 pub mod server;

@@ -23,6 +23,8 @@ pub struct Share {
     pub follow_symlinks: bool,
     /// Whether files of the directory's owner are shown as the guest user's: where host and guest number their user differently.
     pub map_owner: bool,
+    /// With file events, by our own server: the time that stands for "changed on the host" ([`berth_sftp::Share::touch`]).
+    pub touch: Option<u32>,
 }
 
 impl Share {
@@ -36,6 +38,7 @@ impl Share {
             cache: mount.sshfs.cache,
             follow_symlinks: mount.sshfs.follow_symlinks,
             map_owner,
+            touch: None,
         }
     }
 
@@ -74,6 +77,7 @@ pub(crate) mod tests {
             cache: true,
             follow_symlinks: false,
             map_owner: false,
+            touch: None,
         }
     }
 

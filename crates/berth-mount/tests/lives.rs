@@ -90,6 +90,7 @@ impl Scene {
                 cache: true,
                 follow_symlinks: false,
                 map_owner: false,
+                touch: None,
             };
             (share, Server::Builtin)
         });

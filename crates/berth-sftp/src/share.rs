@@ -13,6 +13,9 @@ pub struct Share {
     /// Whether the server follows symlinks whose targets are beneath the directory, absolute ones too. Otherwise no symlink is
     /// followed at all, and whatever names one means the link itself. Targets outside are never followed.
     pub follow_symlinks: bool,
+    /// Setting both times of something to this many seconds since 1970 succeeds if it is there, and changes nothing, whether the
+    /// share is writable or not: the client's kernel then tells its programs of a change.
+    pub touch: Option<u32>,
     /// What the thread that runs [`serve`](crate::serve()) may do.
     pub caller: Caller,
     /// How much the client may ask for.
@@ -27,6 +30,7 @@ impl Share {
             directory: directory.into(),
             writable: false,
             follow_symlinks: false,
+            touch: None,
             caller: Caller::MustNotBlock,
             limits: Limits::default(),
         }

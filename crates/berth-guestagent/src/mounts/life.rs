@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_link::mount::{Ask, GuestEnd, MountOrder, TalkError, Told};
@@ -102,20 +103,27 @@ async fn serve(
     };
     let tally = Tally::default();
     let mut relay = pin!(join(ours, data, &tally));
+    let establishing = async {
+        mounted.established().await?;
+        View::open(house, order, &ready).await
+    };
     let established = tokio::select! {
-        established = timeout(MOUNT_LIMIT, mounted.established()) => match established {
+        established = timeout(MOUNT_LIMIT, establishing) => match established {
             Ok(established) => established,
             Err(_) => Err(MountError::TimedOut { what: "see it mounted", limit: MOUNT_LIMIT }),
         },
         _ = &mut relay => Err(mounted.sshfs_or(MountError::Lost).await),
         () = given_up(talk) => Err(MountError::Lost),
     };
-    if let Err(why) = established {
-        mounted.sshfs.kill().await;
-        // Nobody has anything open there yet.
-        forget(&ready).await;
-        return Err(why);
-    }
+    let view = match established {
+        Ok(view) => view,
+        Err(why) => {
+            mounted.sshfs.kill().await;
+            // Nobody has anything open there yet.
+            forget(&ready).await;
+            return Err(why);
+        }
+    };
     tracing::info!(point = order.point, "mounted");
     if talk.tell(Told::Mounted).await.is_err() {
         mounted.sshfs.kill().await;
@@ -126,6 +134,7 @@ async fn serve(
         end = mounted.hold(house, talk) => end,
         _ = &mut relay => mounted.why_the_data_ended().await,
     };
+    drop(view);
     match end {
         End::Failed(why) => {
             mounted.sshfs.kill().await;
@@ -272,6 +281,46 @@ async fn forget(ready: &Ready) {
         }
     };
     let _ = aside("unmount", UNMOUNT_LIMIT, forgetting).await;
+}
+
+/// The agent's own way into a mount in which it is to raise file events. Dropping it closes it.
+struct View<'a> {
+    house: &'a House,
+    point: &'a str,
+}
+
+impl<'a> View<'a> {
+    /// Opens it, and lets programs only read where that is so; nothing for mounts without file events.
+    async fn open(
+        house: &'a House,
+        order: &'a MountOrder,
+        ready: &Ready,
+    ) -> Result<Option<Self>, MountError> {
+        if !order.file_events {
+            return Ok(None);
+        }
+        let (place, writable) = (ready.place.clone(), order.writable);
+        let opening = move || {
+            let view = place::private_view(&place);
+            if !writable {
+                place::make_read_only(&place)?;
+            }
+            Ok::<_, MountError>(view)
+        };
+        let point = order.point.as_str();
+        match aside("look into it", MOUNT_LIMIT, opening).await?? {
+            Ok(view) => drop(house.views().insert(point.to_owned(), Arc::new(view))),
+            // A kernel before 5.2. Where programs may write, files can be touched as they would.
+            Err(why) => tracing::warn!(point, why = %chain(&why), "file events may not be raised"),
+        }
+        Ok(Some(Self { house, point }))
+    }
+}
+
+impl Drop for View<'_> {
+    fn drop(&mut self) {
+        self.house.views().remove(self.point);
+    }
 }
 
 /// A running sshfs, and what tells whether it is still mounted.

@@ -6,6 +6,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `events` | file events: touching what has changed on the host |
 //! | `life` | one mount, from the order to its end |
 //! | `place` | the mount point: making it, and taking away what is mounted there |
 //! | `sshfs` | the process |
@@ -14,12 +15,14 @@
 //! Nothing here touches a path of the guest on the agent's own thread: it may lie in a share whose bytes that very thread carries.
 
 mod error;
+mod events;
 mod life;
 mod place;
 mod sshfs;
 mod table;
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -27,14 +30,14 @@ use std::time::Duration;
 use berth_link::flow::{FlowHeader, FlowKind};
 use berth_link::frame::ResetCode;
 use berth_link::mux::LinkStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::guest::Guest;
 
-/// Mounts of one session; no configuration has so many.
+/// Mounts of one session, each with its file events; no configuration has so many.
 const MOST_MOUNTS: usize = 64;
 
 /// How long the agent's end may wait for all mounts to be written out and unmounted.
@@ -54,6 +57,10 @@ struct House {
     user: OnceLock<String>,
     /// The agent ends: whatever is mounted is written out and unmounted.
     closing: CancellationToken,
+    /// Ways into the mounts, by mount point, that stay open where programs may only read.
+    views: Mutex<HashMap<String, Arc<OwnedFd>>>,
+    /// Threads that raise file events.
+    touching: Arc<Semaphore>,
 }
 
 /// The mounts of one session of the link.
@@ -81,6 +88,8 @@ impl Mounts {
             root: guest.path("/"),
             user: OnceLock::new(),
             closing: CancellationToken::new(),
+            views: Mutex::default(),
+            touching: Arc::new(Semaphore::new(events::MOST_THREADS)),
         };
         Self {
             house: Arc::new(house),
@@ -104,14 +113,23 @@ impl Mounts {
         });
     }
 
-    /// Serves a stream of a mount that the host opened.
+    /// Serves a stream of a mount, or of file events, that the host opened.
     pub(crate) fn flow(&self, header: &FlowHeader, stream: LinkStream) {
         let session = Arc::clone(&self.session());
+        if header.kind() == FlowKind::Files {
+            return self.spawn(&session, stream, |house, _, stream| {
+                events::serve(house, stream)
+            });
+        }
         let Some(id) = header.mount_id() else {
             return stream.reset(ResetCode::Unsupported);
         };
         match header.kind() {
-            FlowKind::Mount => self.spawn(session, id, stream),
+            FlowKind::Mount => {
+                self.spawn(&session, stream, move |house, session, stream| async move {
+                    life::live(&house, &session, id, stream).await;
+                });
+            }
             FlowKind::MountData => match session.claims().awaited.remove(&id) {
                 // Whoever waited may have given up meanwhile; dropping the stream says so.
                 Some(waiting) => drop(waiting.send(stream)),
@@ -121,19 +139,22 @@ impl Mounts {
         }
     }
 
-    fn spawn(&self, session: Arc<Session>, id: u32, stream: LinkStream) {
-        if session.tasks.len() >= MOST_MOUNTS {
+    fn spawn<F>(
+        &self,
+        session: &Arc<Session>,
+        stream: LinkStream,
+        serve: impl FnOnce(Arc<House>, Arc<Session>, LinkStream) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if session.tasks.len() >= 2 * MOST_MOUNTS {
             tracing::warn!("a mount was refused: there are {MOST_MOUNTS}");
             return stream.reset(ResetCode::TooMany);
         }
-        let (house, tasks, over) = (
-            Arc::clone(&self.house),
-            session.tasks.clone(),
-            session.over.clone(),
-        );
-        tasks.spawn(async move {
-            let life = Box::pin(life::live(&house, &session, id, stream));
-            over.run_until_cancelled(life).await;
+        let serving = serve(Arc::clone(&self.house), Arc::clone(session), stream);
+        let over = session.over.clone();
+        session.tasks.spawn(async move {
+            over.run_until_cancelled(Box::pin(serving)).await;
         });
     }
 
@@ -164,6 +185,11 @@ impl House {
     /// Where an absolute path of the guest is.
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Held for the length of a few assignments.
+    fn views(&self) -> MutexGuard<'_, HashMap<String, Arc<OwnedFd>>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,13 +4,14 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, StatFs};
+use rustix::fs::{CWD, Mode, OFlags, StatFs};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -99,6 +100,21 @@ pub(super) fn is_mounted(place: &Path, table: &Path) -> Result<bool, MountError>
 pub(super) fn detach(place: &Path) -> Result<(), MountError> {
     let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     rustix::mount::unmount(place, flags).map_err(|why| failed("unmount", place)(why.into()))
+}
+
+/// A way into what is mounted at a place, for the agent alone: what is later said about writing there does not count for it.
+pub(super) fn private_view(place: &Path) -> Result<OwnedFd, MountError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(CWD, place, flags)
+        .map_err(|why| failed("look into", place)(why.into()))
+}
+
+/// Lets programs only read what sshfs has mounted at a place.
+pub(super) fn make_read_only(place: &Path) -> Result<(), MountError> {
+    // As fusermount mounts it; what is not named again is lost.
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount_remount(place, flags, "")
+        .map_err(|why| failed("make read-only", place)(why.into()))
 }
 
 /// Asks the mounted file system something. Only a server that answers lets it answer.

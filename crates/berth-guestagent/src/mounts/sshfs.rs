@@ -113,7 +113,8 @@ pub(super) fn find(path: impl Fn(&str) -> PathBuf) -> Option<PathBuf> {
 /// is its standard input and output.
 fn arguments(order: &MountOrder, place: &Path) -> Vec<PathBuf> {
     let mut options = vec!["slave", "allow_other"];
-    if !order.writable {
+    // Where files are to be touched, only programs must not write: that is for the mount to say, not for the file system.
+    if !order.writable && !order.file_events {
         options.push("ro");
     }
     if !order.cache {
@@ -154,6 +155,7 @@ mod tests {
             cache: true,
             follow_symlinks: false,
             map_owner: false,
+            file_events: false,
         }
     }
 

@@ -97,9 +97,11 @@ impl Tunnels {
             FlowKind::Unix => house.spawn(place, unix(own, Rights::User, header, stream)),
             FlowKind::UnixAsRoot => house.spawn(place, unix(own, Rights::Agent, header, stream)),
             FlowKind::Time => house.spawn(place, time_sync::serve(stream)),
-            FlowKind::Control | FlowKind::Reverse | FlowKind::Mount | FlowKind::MountData => {
-                stream.reset(ResetCode::Unsupported);
-            }
+            FlowKind::Control
+            | FlowKind::Reverse
+            | FlowKind::Mount
+            | FlowKind::MountData
+            | FlowKind::Files => stream.reset(ResetCode::Unsupported),
         }
     }
 

@@ -142,6 +142,14 @@ impl LimaAgent {
         })
     }
 
+    /// The number of the session that is up; `None` while there is none.
+    pub(crate) fn sessions(&self, tasks: &Tasks) -> watch::Receiver<Option<u64>> {
+        forwarding::mapped(&self.current, tasks, |current| match current.state {
+            AgentState::Up { generation } => Some(generation),
+            AgentState::Down { .. } => None,
+        })
+    }
+
     /// The connection for calls, while there is one: the time, file events.
     #[must_use]
     pub fn calls(&self) -> Option<GuestApi> {

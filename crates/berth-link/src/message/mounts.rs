@@ -46,6 +46,9 @@ pub struct MountOrder {
     /// Whether the host's owner is shown as the guest's user.
     #[prost(bool, tag = "6")]
     pub map_owner: bool,
+    /// Whether the agent is to raise file events there.
+    #[prost(bool, tag = "7")]
+    pub file_events: bool,
 }
 
 /// Guest to host, on the stream of one mount.

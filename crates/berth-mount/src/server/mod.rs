@@ -106,6 +106,7 @@ where
     let served = berth_sftp::Share {
         writable: share.writable,
         follow_symlinks: share.follow_symlinks,
+        touch: share.touch,
         ..berth_sftp::Share::new(&share.directory)
     };
     match berth_sftp::serve(served, reader, writer, cancel).await {

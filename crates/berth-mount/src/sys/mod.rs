@@ -6,6 +6,12 @@ mod linux;
 mod other;
 
 #[cfg(target_os = "linux")]
+mod tree;
+
+#[cfg(target_os = "linux")]
+pub(crate) use tree::{TreeWatch, facts};
+
+#[cfg(target_os = "linux")]
 pub(crate) use linux::PathWatch;
 #[cfg(not(target_os = "linux"))]
-pub(crate) use other::PathWatch;
+pub(crate) use other::{PathWatch, TreeWatch, facts};

@@ -62,6 +62,7 @@ impl Way for LinkWay {
             cache: share.cache,
             follow_symlinks: share.follow_symlinks,
             map_owner: share.map_owner,
+            file_events: share.touch.is_some(),
         };
         talk.ask(Ask::Order(order)).await.map_err(talk_error)?;
         match next(&mut talk, READY_LIMIT).await? {

@@ -27,6 +27,8 @@ use crate::wire::request::Request;
 pub(crate) struct Desk {
     pub(crate) tree: Tree,
     pub(crate) writable: bool,
+    /// See [`Share::touch`].
+    pub(crate) touch: Option<u32>,
     pub(crate) handles: Handles,
     /// How long a file may become, if this process may not write more. The system ends processes that try.
     pub(crate) longest_file: Option<u64>,
@@ -43,6 +45,7 @@ impl Desk {
         Ok(Self {
             tree: Tree::open(share.directory, links, by_kernel)?,
             writable: share.writable,
+            touch: share.touch,
             handles: Handles::new(share.limits.handles),
             longest_file: getrlimit(Resource::Fsize).current,
         })

@@ -1,7 +1,7 @@
 //! FIFOs, sockets and devices: seen, renamed and removed, but never opened.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +65,45 @@ fn nobody_notices_that_a_fifo_was_asked_for() {
         let mut client = Client::at(&place, mode);
         assert_eq!(client.two(fxp::RENAME, "fifo", "other"), Reply::OK);
         assert_eq!(client.path(fxp::REMOVE, "other"), Reply::OK);
+    }
+}
+
+/// File events: the client's kernel hears of a change, and the host's file stays as it is.
+#[test]
+fn the_agreed_time_is_taken_for_a_touch_that_changes_nothing() {
+    for mode in MODES {
+        let place = Place::new();
+        fs::write(place.share("file"), "x").unwrap();
+        symlink("../outside", place.share("out")).unwrap();
+        let written = fs::metadata(place.share("file")).unwrap();
+        let times =
+            |accessed: u32, modified: u32| Body::new().word(8).word(accessed).word(modified);
+        for writable in [false, true] {
+            let share = Share {
+                writable,
+                touch: Some(77),
+                ..place.writable()
+            };
+            let mut client = Client::start(share, mode);
+            for there in ["file", "", "out"] {
+                assert_eq!(
+                    client.setstat(there, &times(77, 77)),
+                    Reply::OK,
+                    "{there:?}"
+                );
+            }
+            assert_eq!(client.setstat("none", &times(77, 77)), Reply::NO_SUCH_FILE);
+            let out = client.setstat("out/file", &times(77, 77));
+            assert!(matches!(out, Reply::Status(2..=4)), "{out:?}");
+            let seen = fs::metadata(place.share("file")).unwrap();
+            let changed = |file: &fs::Metadata| (file.ctime(), file.ctime_nsec());
+            assert_eq!(changed(&seen), changed(&written));
+            let more = Body::new().word(12).word(0o600).word(77).word(77);
+            for other in [times(77, 78), times(78, 77), more] {
+                let reply = client.setstat("file", &other);
+                assert_eq!(reply == Reply::OK, writable, "{reply:?}");
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The host's directories in the guest, through sshfs.
 
 mod builds;
+mod events;
 mod faults;
 mod files;
 
