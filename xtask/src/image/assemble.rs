@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::mirror::Mirror;
-use super::recipe::{AFTER_PACKAGES, Arch, BEFORE_PACKAGES, DISK_SIZE, Recipe, SUITE};
+use super::recipe::{
+    AFTER_PACKAGES, Arch, BEFORE_PACKAGES, DISK_SIZE, Recipe, SUITE, dpkg_options,
+};
 use crate::program::Program;
 use crate::workspace::is_root;
 
@@ -48,7 +50,7 @@ fn install(recipe: Recipe, dir: &Path) -> Result<()> {
     for option in mirror.apt_options() {
         mmdebstrap = mmdebstrap.arg(format!("--aptopt={option}"));
     }
-    for option in recipe.dpkg_options() {
+    for option in dpkg_options() {
         mmdebstrap = mmdebstrap.arg(format!("--dpkgopt={option}"));
     }
     mmdebstrap

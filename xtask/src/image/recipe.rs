@@ -124,13 +124,6 @@ impl Recipe {
         all.join(",")
     }
 
-    /// Options for dpkg in the guest's tree.
-    pub(crate) fn dpkg_options(self) -> impl Iterator<Item = String> {
-        NO_MODULES_OF
-            .iter()
-            .map(|directory| format!("path-exclude=/lib/modules/*/kernel/{directory}/*"))
-    }
-
     /// The recipe as text; kept beside the image.
     pub(crate) fn text(self) -> String {
         format!(
@@ -150,6 +143,13 @@ impl Recipe {
             hex
         })
     }
+}
+
+/// Options for dpkg in the guest's tree.
+pub(crate) fn dpkg_options() -> impl Iterator<Item = String> {
+    NO_MODULES_OF
+        .iter()
+        .map(|directory| format!("path-exclude=/lib/modules/*/kernel/{directory}/*"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::checks::assert_has_stopped;
 use crate::instance::{Home, Instance};
@@ -78,7 +78,7 @@ impl Shares {
             let of_guest = instance
                 .shell(&format!("cd '{point}' && {LISTING}"))
                 .success();
-            assert_eq!(of_guest, self.listing(instance, root), "{point}");
+            assert_eq!(of_guest, listing(instance.home, root), "{point}");
         }
         let sum = instance.shell(WORK).success();
         let data = self.writable.join("made/deep/data");
@@ -97,25 +97,24 @@ impl Shares {
     /// Nobody changes the other one, the guest's root neither.
     #[track_caller]
     fn check_read_only(&self, instance: &Instance<'_>) {
-        let before = self.listing(instance, &self.readable);
+        let before = listing(instance.home, &self.readable);
         let attempts = "cd '/mnt/read able'; sudo mount -o remount,rw . 2>&1
             for change in 'touch new' 'rm tree/a.txt' 'mkdir new' 'chmod 0 tree/a.txt' 'mv tree other'; do
                 sudo $change 2>/dev/null && echo \"$change: done\"
             done; true";
         let changes = instance.shell(attempts).success();
         assert!(!changes.contains("done"), "{changes}");
-        assert_eq!(self.listing(instance, &self.readable), before);
+        assert_eq!(listing(instance.home, &self.readable), before);
     }
+}
 
-    #[track_caller]
-    fn listing(&self, instance: &Instance<'_>, root: &PathBuf) -> String {
-        let script = "cd \"$1\" && ".to_owned() + LISTING;
-        let root = root.to_string_lossy();
-        instance
-            .home
-            .run_program("sh".as_ref(), &["-c", &script, "sh", &root])
-            .success()
-    }
+/// What the guest's listing must be like.
+#[track_caller]
+fn listing(home: &Home, root: &Path) -> String {
+    let script = "cd \"$1\" && ".to_owned() + LISTING;
+    let root = root.to_string_lossy();
+    home.run_program("sh".as_ref(), &["-c", &script, "sh", &root])
+        .success()
 }
 
 #[test]
