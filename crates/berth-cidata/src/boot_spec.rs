@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use berth_config::model::{Config, Provision, ProvisionMode};
 use berth_link::boot::{
     BOOT_SPEC_VERSION, BootSpec, BootUser, GuestDisk, GuestMount, GuestProvision, HostResolverSpec,
+    RosettaSpec,
 };
 
 use crate::devices::{device_mount, disk_serial, mount_tag, mount_type_word};
 use crate::files::{NERDCTL_ARCHIVE, provision_path};
 use crate::input::Input;
 use crate::network::{name_servers, nics};
-use crate::user_data::ca_certificates;
+use crate::user_data::{ROSETTA_TAG, ca_certificates};
 
 /// Name by which the guest knows the host.
 pub(crate) const HOST_NAME: &str = "host.lima.internal";
@@ -79,6 +80,10 @@ fn boot_spec(input: &Input<'_>, env: &BTreeMap<String, String>) -> BootSpec {
         containerd_archive: if containerd { NERDCTL_ARCHIVE } else { "" }.to_owned(),
         guest_install_prefix: config.guest_install_prefix.clone(),
         early_sshd: !config.plain && !has_boot_scripts(config),
+        rosetta: input.lima.rosetta_enabled.then(|| RosettaSpec {
+            tag: ROSETTA_TAG.to_owned(),
+            binfmt: input.lima.rosetta_binfmt,
+        }),
         debug: input.debug,
     }
 }
@@ -87,7 +92,8 @@ fn boot_spec(input: &Input<'_>, env: &BTreeMap<String, String>) -> BootSpec {
 fn host_resolver(input: &Input<'_>) -> Option<HostResolverSpec> {
     let ports = input.dns_ports?;
     let servers = name_servers(input.config, &input.subnet, input.host_dns);
-    let (IpAddr::V4(address), IpAddr::V4(host)) = (input.subnet.dns, input.subnet.gateway) else {
+    let (Some(IpAddr::V4(address)), IpAddr::V4(host)) = (input.subnet.dns, input.subnet.gateway)
+    else {
         return None;
     };
     servers

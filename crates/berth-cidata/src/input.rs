@@ -65,8 +65,8 @@ pub enum AgentKind {
 pub struct Subnet {
     /// The host, seen from the guest.
     pub gateway: IpAddr,
-    /// The name server of the network.
-    pub dns: IpAddr,
+    /// Where the network answers for the host resolver; `None`: DHCP says who the name server is.
+    pub dns: Option<IpAddr>,
     /// The guest itself, when its address is fixed.
     pub guest: Option<IpAddr>,
 }
@@ -75,8 +75,15 @@ impl Subnet {
     /// The network that QEMU's user mode gives to every guest (192.168.5.0/24).
     pub const SLIRP: Self = Self {
         gateway: ip(2),
-        dns: ip(3),
+        dns: Some(ip(3)),
         guest: Some(ip(15)),
+    };
+
+    /// The network that macOS makes for guests behind NAT, with the address that it has unless an administrator changed it.
+    pub const VMNET: Self = Self {
+        gateway: IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 64, 1)),
+        dns: None,
+        guest: None,
     };
 }
 

@@ -124,7 +124,10 @@ fn packages(input: &Input<'_>, lines: &mut Lines) {
 }
 
 fn network(input: &Input<'_>, lines: &mut Lines) {
-    lines.set("SLIRP_DNS", input.subnet.dns);
+    lines.set(
+        "SLIRP_DNS",
+        input.subnet.dns.unwrap_or(input.subnet.gateway),
+    );
     lines.set("SLIRP_GATEWAY", input.subnet.gateway);
     let guest = input.subnet.guest.map(|ip| ip.to_string());
     lines.set("SLIRP_IP_ADDRESS", guest.unwrap_or_default());

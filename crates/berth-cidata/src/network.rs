@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use berth_config::model::{Config, VmType};
+use berth_config::model::Config;
 use berth_link::boot::Nic;
 
 use crate::input::{Input, Subnet};
@@ -32,18 +32,15 @@ pub fn nics(config: &Config, eth0_mac: &str) -> Vec<Nic> {
 
 /// The name servers that the guest is told; empty: what DHCP says.
 ///
-/// `dns` of the configuration, else the gateway where the network itself answers (vz), else the network's own name server while
-/// the host resolver is on, else the host's servers.
+/// `dns` of the configuration, else what DHCP says where the host resolver is out of reach, else the network's own name server
+/// while the host resolver is on, else the host's servers.
 #[must_use]
 pub fn name_servers(config: &Config, subnet: &Subnet, host_dns: &[IpAddr]) -> Vec<IpAddr> {
-    if !config.dns.is_empty() {
-        config.dns.clone()
-    } else if config.vm_type == VmType::Vz {
-        vec![subnet.gateway]
-    } else if config.host_resolver.enabled {
-        vec![subnet.dns]
-    } else {
-        host_dns.to_vec()
+    match subnet.dns {
+        _ if !config.dns.is_empty() => config.dns.clone(),
+        None => Vec::new(),
+        Some(server) if config.host_resolver.enabled => vec![server],
+        Some(_) => host_dns.to_vec(),
     }
 }
 

@@ -15,6 +15,9 @@ use crate::yaml::Yaml;
 /// Volume identifier by which cloud-init and the guest find the volume.
 pub(crate) const LABEL: &str = "cidata";
 
+/// virtiofs tag of Rosetta's directory (`berth-driver` shares it under this name).
+pub(crate) const ROSETTA_TAG: &str = "vz-rosetta";
+
 /// Where the guest mounts the volume.
 const MOUNT_POINT: &str = "/mnt/lima-cidata";
 
@@ -154,7 +157,7 @@ fn fstab_lines(input: &Input<'_>) -> Vec<Yaml> {
     let mut lines = Vec::new();
     if input.lima.rosetta_enabled {
         lines.push(line(
-            "vz-rosetta",
+            ROSETTA_TAG,
             "/mnt/lima-rosetta",
             "virtiofs",
             "defaults",
@@ -193,7 +196,11 @@ pub(crate) fn ca_certificates(input: &Input<'_>) -> Vec<String> {
 fn boot_hooks(input: &Input<'_>, keys: &mut Keys) {
     let mut commands = Vec::new();
     if matches!(input.agent, AgentKind::Berth(_)) {
-        commands.push(Yaml::texts(["sh", "-c", &install_agent()]));
+        commands.push(Yaml::texts([
+            "sh",
+            "-c",
+            &install_agent(input.lima.vsock_port),
+        ]));
     } else {
         let launcher = Yaml::map([
             ("path", Yaml::text(LAUNCHER)),
@@ -219,10 +226,15 @@ fn mount_volume() -> String {
     )
 }
 
-/// The agent's `install` compares itself with what is installed, and does not wait for what it starts.
-fn install_agent() -> String {
+/// The agent's `install` compares itself with what is installed, and does not wait for what it starts. Its way to the host is a
+/// virtio-serial port unless it is told otherwise.
+fn install_agent(vsock_port: u32) -> String {
+    let port = match vsock_port {
+        0 => String::new(),
+        port => format!(" --port=vsock:{port}"),
+    };
     format!(
-        "{}exec \"$mnt/{}\" install\n",
+        "{}exec \"$mnt/{}\" install{port}\n",
         mount_volume(),
         crate::files::BERTH_AGENT
     )

@@ -8,7 +8,7 @@ use berth_cidata::files::{Entry, Source};
 use berth_cidata::input::{DnsPorts, Proxies, Subnet};
 use berth_cidata::network::name_servers;
 use berth_cidata::{AgentKind, Cidata, Input, build};
-use berth_config::model::{CaCerts, Config, GuestOs, VmType};
+use berth_config::model::{CaCerts, Config, GuestOs};
 use serde_json::{Value, json};
 
 mod support;
@@ -331,22 +331,24 @@ ethernets:
 fn name_servers_come_from_the_first_that_knows() {
     let host_dns = ["9.9.9.9".parse().unwrap()];
     let mut config = config();
-    let mut servers = |change: fn(&mut Config)| {
+    let mut servers = |subnet: Subnet, change: fn(&mut Config)| {
         change(&mut config);
-        let found = name_servers(&config, &Subnet::SLIRP, &host_dns);
+        let found = name_servers(&config, &subnet, &host_dns);
         found.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(servers(|_| {}), ["192.168.5.3"]);
+    assert_eq!(servers(Subnet::SLIRP, |_| {}), ["192.168.5.3"]);
     assert_eq!(
-        servers(|config| config.host_resolver.enabled = false),
+        servers(Subnet::SLIRP, |config| config.host_resolver.enabled = false),
         ["9.9.9.9"]
     );
     assert_eq!(
-        servers(|config| config.vm_type = VmType::Vz),
-        ["192.168.5.2"]
+        servers(Subnet::VMNET, |_| {}),
+        [""; 0],
+        "DHCP knows, whatever the host's servers are"
     );
     assert_eq!(
-        servers(|config| config.dns = vec!["1.1.1.1".parse().unwrap()]),
+        servers(Subnet::SLIRP, |config| config.dns =
+            vec!["1.1.1.1".parse().unwrap()]),
         ["1.1.1.1"]
     );
 }

@@ -3,10 +3,16 @@
 use std::path::Path;
 
 use berth_config::model::VmType;
+use berth_config::platform::{HostOs, HostPlatform};
+use berth_instance::dir::InstanceDir;
+use berth_process::identity::ProcessIdentity;
 
-use crate::driver::{Driver, DriverContext};
+use crate::driver::{Driver, DriverContext, StopLadder};
 use crate::error::DriverError;
-use crate::qemu::QemuDriver;
+use crate::kit::{self, Flavour, KitDriver};
+use crate::krunkit::Krunkit;
+use crate::qemu::{self, QemuDriver};
+use crate::vz::Vz;
 
 /// Makes the driver that `vmType` of the configuration names. Runs nothing and writes nothing.
 ///
@@ -15,14 +21,155 @@ pub fn create_driver(
     context: DriverContext,
     cache_dir: &Path,
 ) -> Result<Box<dyn Driver>, DriverError> {
-    match &context.config.vm_type {
-        VmType::Qemu => Ok(Box::new(QemuDriver::new(context, cache_dir)?)),
-        other => Err(DriverError::Unsupported {
-            key: "vmType".to_owned(),
-            why: format!(
-                "{:?} is not built yet; only \"qemu\" is",
-                String::from(other.clone())
+    let vm_type = context.config.vm_type.clone();
+    if let Some(why) = refusal(&vm_type, &context.platform) {
+        return Err(DriverError::refuse("vmType", why));
+    }
+    match flavour(vm_type.as_str()) {
+        Some(flavour) => Ok(Box::new(KitDriver::new(context, flavour))),
+        None => Ok(Box::new(QemuDriver::new(context, cache_dir)?)),
+    }
+}
+
+/// Ends a VM whose agent is gone, by the driver and the identity that the agent recorded, and removes the files of its life.
+pub async fn stop_orphan(
+    driver: &str,
+    dir: &InstanceDir,
+    identity: &ProcessIdentity,
+    steps: &StopLadder,
+) -> Result<(), DriverError> {
+    match flavour(driver) {
+        Some(flavour) => kit::stop_orphan(flavour, dir, identity, steps).await,
+        None => qemu::stop_orphan(dir, identity, steps).await,
+    }
+}
+
+/// The drivers that are a program of vfkit's kind.
+fn flavour(driver: &str) -> Option<&'static dyn Flavour> {
+    match driver {
+        "vz" => Some(&Vz),
+        "krunkit" => Some(&Krunkit),
+        _ => None,
+    }
+}
+
+/// Why this host cannot run such VMs at all.
+fn refusal(vm_type: &VmType, host: &HostPlatform) -> Option<String> {
+    let word = vm_type.as_str();
+    match vm_type {
+        VmType::Qemu => None,
+        VmType::Vz | VmType::Krunkit if host.os != HostOs::Darwin => Some(format!(
+            "{word:?} needs macOS, and this host runs {}: use \"qemu\"",
+            system(host.os)
+        )),
+        VmType::Krunkit if host.arch != berth_config::model::Arch::Aarch64 => Some(format!(
+            "{word:?} needs a Mac with an Apple chip: use \"vz\" or \"qemu\""
+        )),
+        VmType::Vz | VmType::Krunkit => {
+            const OLDEST: u32 = 13;
+            let version = &host.os_version;
+            kit::major(version)
+                .is_some_and(|major| major < OLDEST)
+                .then(|| {
+                    format!("{word:?} needs macOS {OLDEST} or later, and this host has {version}")
+                })
+        }
+        VmType::Wsl2 if host.os != HostOs::Windows => Some(format!(
+            "{word:?} needs Windows, and this host runs {}: use \"qemu\"",
+            system(host.os)
+        )),
+        VmType::Wsl2 | VmType::External(_) => {
+            Some(format!("{word:?} is not built yet: use \"qemu\""))
+        }
+    }
+}
+
+fn system(os: HostOs) -> &'static str {
+    match os {
+        HostOs::Linux => "Linux",
+        HostOs::Darwin => "macOS",
+        HostOs::Windows => "Windows",
+        HostOs::Other => "another system",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_config::model::Arch;
+
+    use super::*;
+    use crate::testing::platform;
+
+    fn refused(word: &str, os: HostOs, arch: Arch, version: &str) -> Option<String> {
+        let host = HostPlatform {
+            os_version: version.to_owned(),
+            ..platform(os, arch)
+        };
+        refusal(&VmType::from(word.to_owned()), &host)
+    }
+
+    #[test]
+    fn a_host_that_cannot_run_an_engine_says_why() {
+        for (word, os, arch, version, why) in [
+            (
+                "vz",
+                HostOs::Linux,
+                Arch::X8664,
+                "",
+                "needs macOS, and this host runs Linux",
             ),
-        }),
+            (
+                "vz",
+                HostOs::Darwin,
+                Arch::X8664,
+                "12.6",
+                "needs macOS 13 or later, and this host has 12.6",
+            ),
+            (
+                "krunkit",
+                HostOs::Windows,
+                Arch::Aarch64,
+                "",
+                "needs macOS, and this host runs Windows",
+            ),
+            (
+                "krunkit",
+                HostOs::Darwin,
+                Arch::X8664,
+                "15.1",
+                "needs a Mac with an Apple chip",
+            ),
+            (
+                "wsl2",
+                HostOs::Linux,
+                Arch::X8664,
+                "",
+                "needs Windows, and this host runs Linux",
+            ),
+            ("wsl2", HostOs::Windows, Arch::X8664, "", "is not built yet"),
+            (
+                "mine",
+                HostOs::Linux,
+                Arch::X8664,
+                "",
+                "\"mine\" is not built yet",
+            ),
+        ] {
+            let found = refused(word, os, arch, version).unwrap_or_default();
+            assert!(found.contains(why), "{word} on {os:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn every_host_has_an_engine() {
+        for (word, os, arch, version) in [
+            ("qemu", HostOs::Linux, Arch::X8664, ""),
+            ("qemu", HostOs::Windows, Arch::X8664, ""),
+            ("vz", HostOs::Darwin, Arch::X8664, "13.0"),
+            ("vz", HostOs::Darwin, Arch::Aarch64, ""),
+            ("krunkit", HostOs::Darwin, Arch::Aarch64, "26.0.1"),
+        ] {
+            assert_eq!(refused(word, os, arch, version), None, "{word} on {os:?}");
+        }
     }
 }

@@ -22,8 +22,22 @@ pub struct DriverInfo {
     pub vsock_port: u32,
     /// Name of the virtio-serial port of the guest agent; empty: none.
     pub virtio_port: String,
+    /// The guest's first network.
+    pub network: DefaultNetwork,
     /// Abilities and demands.
     pub features: DriverFeatures,
+}
+
+/// What the guest's first network interface is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DefaultNetwork {
+    /// A network of the driver's own, with Lima's addresses: the gateway leads to the host's loopback, where the host resolver
+    /// listens.
+    #[default]
+    User,
+    /// A network of somebody else's: its DHCP says who the router and the name server are, and the host's loopback is out of
+    /// reach.
+    Nat,
 }
 
 /// Abilities and demands of a driver, with Lima's names.

@@ -80,6 +80,14 @@ pub enum DriverError {
 }
 
 impl DriverError {
+    /// Refuses what stands at a key of lima.yaml.
+    pub(crate) fn refuse(key: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Unsupported {
+            key: key.into(),
+            why: why.into(),
+        }
+    }
+
     /// Pairs an I/O error with what was being done to which file; for `map_err`.
     pub(crate) fn io(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();

@@ -1,9 +1,20 @@
 //! The engine room: the [`driver::Driver`] trait and the drivers, one folder each.
 
 mod create;
+mod device_names;
 pub mod driver;
 pub mod error;
+mod files;
+pub mod kit;
+pub mod krunkit;
+mod process;
+mod programs;
 pub mod qemu;
 mod sys;
+#[cfg(test)]
+mod testing;
+pub mod vz;
 
-pub use create::create_driver;
+pub use create::{create_driver, stop_orphan};
+pub use device_names::{disk_serial, mount_tag};
+pub use files::{disk_files, image_files};

@@ -16,18 +16,8 @@ use berth_driver::qemu::argv::argv;
 use berth_driver::qemu::{QemuDriver, stop_orphan};
 use berth_process::identity::ProcessIdentity;
 use serde_json::json;
-use support::{Instance, ladder, patient};
+use support::{Instance, ladder, patient, python};
 use tokio::io::AsyncReadExt as _;
-
-/// The system's Python starts faster than one that a version switcher finds.
-fn python() -> &'static str {
-    let system = "/usr/bin/python3";
-    if std::path::Path::new(system).exists() {
-        system
-    } else {
-        "python3"
-    }
-}
 
 /// An instance whose QEMU behaves in one way.
 struct Fake {
@@ -626,5 +616,8 @@ async fn other_drivers_are_named_as_missing() {
         .err()
         .unwrap()
         .to_string();
-    assert_eq!(error, "vmType: \"vz\" is not built yet; only \"qemu\" is");
+    assert_eq!(
+        error,
+        "vmType: \"vz\" needs macOS, and this host runs Linux: use \"qemu\""
+    );
 }

@@ -14,6 +14,9 @@ const CIDATA: &str = "/mnt/lima-cidata";
 /// Name of the virtio-serial port that leads to the host.
 const PORT: &str = "io.lima-vm.guest_agent.0";
 
+/// What stands before the number of a vsock port.
+const VSOCK: &str = "vsock:";
+
 const USAGE: &str = "\
 Usage: berth-guestagent COMMAND [--cidata DIR] [--port NAME] [--debug]
 
@@ -23,7 +26,7 @@ Usage: berth-guestagent COMMAND [--cidata DIR] [--port NAME] [--debug]
   --version
 
   --cidata  where the cidata volume is or will be mounted (/mnt/lima-cidata)
-  --port    name of the virtio-serial port to the host (io.lima-vm.guest_agent.0)
+  --port    name of the virtio-serial port to the host (io.lima-vm.guest_agent.0), or vsock:NUMBER
   --debug   log more
 ";
 
@@ -32,7 +35,7 @@ Usage: berth-guestagent COMMAND [--cidata DIR] [--port NAME] [--debug]
 pub(crate) struct Options {
     /// Where the cidata volume is or will be mounted.
     pub(crate) cidata: PathBuf,
-    /// Name of the port to the host.
+    /// Name of the port to the host, or `vsock:NUMBER`.
     pub(crate) port: String,
     /// Log more.
     pub(crate) debug: bool,
@@ -51,6 +54,13 @@ enum Command {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 struct UsageError(String);
+
+impl Options {
+    /// The port's number, if it is one of vsock.
+    pub(crate) fn vsock_port(&self) -> Option<u32> {
+        self.port.strip_prefix(VSOCK)?.parse().ok()
+    }
+}
 
 /// Runs a command line; `notify_socket` is where systemd wants to hear that a service is ready.
 pub fn run(args: impl IntoIterator<Item = String>, notify_socket: Option<OsString>) -> ExitCode {
@@ -140,7 +150,12 @@ fn parse(args: impl IntoIterator<Item = String>) -> Result<(Command, Options), U
 }
 
 fn port(name: String) -> Result<String, UsageError> {
-    if name.is_empty() || name.contains('/') || name.starts_with('.') {
+    let is_bad_number = |number: &str| number.parse::<u32>().is_err();
+    if name.is_empty()
+        || name.contains('/')
+        || name.starts_with('.')
+        || name.strip_prefix(VSOCK).is_some_and(is_bad_number)
+    {
         return Err(UsageError(format!("{name:?} is no name of a port")));
     }
     Ok(name)
@@ -164,7 +179,10 @@ mod tests {
             debug: true,
         };
         assert_eq!(options, expected);
+        assert_eq!(options.vsock_port(), None);
         assert_eq!(parsed("install").unwrap().1.port, PORT);
+        let options = parsed("install --port=vsock:2222").unwrap().1;
+        assert_eq!(options.vsock_port(), Some(2222));
     }
 
     #[test]
@@ -174,6 +192,7 @@ mod tests {
             ("deamon", "\"deamon\" is no command"),
             ("daemon --cidata", "--cidata needs a value"),
             ("daemon --port ../x", "\"../x\" is no name of a port"),
+            ("daemon --port vsock:x", "\"vsock:x\" is no name of a port"),
             ("daemon now", "\"now\" is not understood"),
         ] {
             assert_eq!(parsed(line).unwrap_err(), why);

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use berth_link::boot::BootSpec;
 use berth_link::event::{BootId, Stage, StepOutcome, StepReport};
-use berth_link::guest::{Board, GuestIdentity, open_port, serve};
+use berth_link::guest::{
+    Board, GuestIdentity, Port, VsockListener, open_port, ring_over_vsock, serve,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -34,11 +36,14 @@ use crate::runtime;
 use crate::stages::{STAGE_LIMIT, login, network, sshd};
 use crate::tunnels::Tunnels;
 use crate::volume;
+use crate::vsock_ssh;
 use crate::watch::{Wait, WaitError};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const KERNEL_RELEASE: &str = "/proc/sys/kernel/osrelease";
 const PORTS: &str = "/dev/virtio-ports";
+/// There as soon as the kernel knows vsock.
+const VSOCK_DEVICE: &str = "/dev/vsock";
 
 /// Without the volume there are no keys to wait for: so long sshd may be held up for it.
 const PATIENCE_OF_SSHD: Duration = Duration::from_secs(3);
@@ -132,7 +137,11 @@ impl<'a> Agent<'a> {
 
     /// Serves the host as long as there is a port.
     async fn link(&self, cancel: CancellationToken) {
-        let path = PathBuf::from(PORTS).join(&self.options.port);
+        let vsock = self.options.vsock_port();
+        let path = match vsock {
+            Some(_) => PathBuf::from(VSOCK_DEVICE),
+            None => PathBuf::from(PORTS).join(&self.options.port),
+        };
         let paths = [path.clone()];
         let appears = Wait {
             what: "the port to the host",
@@ -144,24 +153,42 @@ impl<'a> Agent<'a> {
             tracing::error!("there is no link to the host: {}", chain(&why));
             return;
         }
-        let served = match open_port(&path) {
-            Ok(port) => {
-                serve(
-                    port,
-                    self.board.clone(),
-                    &HostDuties::new(
-                        &self.follower,
-                        &self.tunnels,
-                        &self.mounts,
-                        &self.port_watch,
-                    ),
-                    cancel,
-                )
-                .await
+        match vsock {
+            Some(number) => self.link_over_vsock(&path, number, cancel).await,
+            None => match open_port(&path) {
+                Ok(port) => self.serve(port, cancel).await,
+                Err(why) => tracing::error!("there is no link to the host: {}", chain(&why)),
+            },
+        }
+    }
+
+    /// Listens for the host, tells it so, and passes its connections to sshd on.
+    async fn link_over_vsock(&self, device: &Path, number: u32, cancel: CancellationToken) {
+        let listener = match VsockListener::bind(device, number) {
+            Ok(listener) => listener,
+            Err(why) => {
+                tracing::error!("there is no link to the host: vsock port {number}: {why}");
+                return;
             }
-            Err(why) => Err(why),
         };
-        if let Err(why) = served {
+        let bell = async {
+            if let Err(why) = ring_over_vsock(device, number + 1).await {
+                // A host without a bell, or one that is away.
+                tracing::debug!("the host was not told that the agent listens: {why}");
+            }
+        };
+        let sshd = vsock_ssh::serve(device, cancel.clone());
+        tokio::join!(self.serve(Port::over_vsock(listener), cancel), bell, sshd);
+    }
+
+    async fn serve(&self, port: Port, cancel: CancellationToken) {
+        let duties = HostDuties::new(
+            &self.follower,
+            &self.tunnels,
+            &self.mounts,
+            &self.port_watch,
+        );
+        if let Err(why) = serve(port, self.board.clone(), &duties, cancel).await {
             tracing::error!("the link to the host is over: {}", chain(&why));
         }
     }

@@ -18,6 +18,7 @@
 //! | `tunnels` | the flows that the host opens, and the sockets that it has the guest listen on |
 //! | `time_sync` | the guest's clock, as the host asks and changes it |
 //! | `mounts` | the host's directories through sshfs |
+//! | `vsock_ssh` | sshd behind a port of vsock |
 //! | `duties`, `cloud_init` | what the host asks for; following cloud-init's log |
 //!
 //! The crate is empty on other systems than Linux, so that the workspace can be checked there.
@@ -50,6 +51,7 @@ mod sys;
 mod time_sync;
 mod tunnels;
 mod volume;
+mod vsock_ssh;
 mod watch;
 
 pub use args::run;

@@ -10,6 +10,7 @@ use berth_config::model::Config;
 use berth_config::platform::HostOs;
 use berth_driver::driver::{Driver, RunningVm, SshPort, VmExit};
 use berth_events::board::Board;
+use berth_events::event::{VsockEvent, VsockKind};
 use berth_forward::forwarders::Forwarders;
 use berth_forward::reconcile::ForwardsHandle;
 use berth_instance::dir::InstanceDir;
@@ -112,6 +113,9 @@ impl fmt::Debug for HostAgent {
     }
 }
 
+/// sshd's port of vsock, where the driver reaches it that way.
+const SSH_OVER_VSOCK: u32 = 22;
+
 /// Limits of the cleanups registered here.
 const MASTER_STOP: Duration = Duration::from_secs(10);
 
@@ -193,6 +197,14 @@ impl HostAgent {
         let _ = self.live.ssh_address.set(address);
         let _ = self.live.session.set(session);
         self.board.booting(address.port());
+        if self.driver.info().vsock_port != 0 {
+            self.board.vsock(VsockEvent {
+                kind: VsockKind::Started,
+                host_addr: address.to_string(),
+                vsock_port: SSH_OVER_VSOCK,
+                reason: String::new(),
+            });
+        }
         Ok(())
     }
 

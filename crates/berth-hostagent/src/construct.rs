@@ -1,6 +1,6 @@
 //! `HostAgent::new`: everything is loaded, checked, bound and written before anything runs.
 //!
-//! The order is the order of the functions below: config, ports, driver, keys, cidata, rules, forwarders. Nothing here starts
+//! The order is the order of the functions below: config, SSH port, driver, host resolver, keys, cidata, rules, forwarders. Nothing here starts
 //! a process that outlives it, so dropping the future at any point leaves only files behind that the next start uses or replaces.
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use berth_config::resolve::{ResolveContext, resolve};
 use berth_config::sources::Sources;
 use berth_config::validate::validate;
 use berth_config::version::LimaVersion;
-use berth_driver::driver::{Driver, DriverContext};
+use berth_driver::driver::{DefaultNetwork, Driver, DriverContext};
 use berth_events::board::Board;
 use berth_events::timeline::Outcome;
 use berth_forward::forwarders::{Carrier, Forwarders};
@@ -45,10 +45,11 @@ impl HostAgent {
         let legacy_port = options.name.as_str() == "default" && !created_by.at_least(2, 0, 0);
         let ssh_port = ports::ssh_port(loaded.ssh.local_port, record.ssh_local_port, legacy_port);
         ports::check_configured(ssh_port)?;
-        let resolver = HostResolver::bind(options, &loaded, &mut record)?;
-
         let driver = make_driver(options, &dir, loaded)?;
         let config = Arc::clone(driver.config());
+        let network = driver.info().network;
+        let resolver = HostResolver::bind(options, &config, network, &mut record)?;
+
         let agent = which_agent(options, &config);
         let agent_kind = GuestAgentKind::of(&agent);
         choose_instance_id(&mut record, agent_kind, options);
@@ -202,7 +203,10 @@ async fn write_volume(
         authorized_keys: &facts.ssh.authorized_keys,
         host_keys: &facts.ssh.host_keys,
         mac: &berth_config::mac::first_nic(&options.platform.machine_id, dir.path()),
-        subnet: Subnet::SLIRP,
+        subnet: match info.network {
+            DefaultNetwork::User => Subnet::SLIRP,
+            DefaultNetwork::Nat => Subnet::VMNET,
+        },
         host_dns: &host_dns,
         dns_ports: facts.resolver.ports(),
         proxies: Proxies {

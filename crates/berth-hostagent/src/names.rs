@@ -11,6 +11,7 @@ use berth_dns::host::{HostConfig, HostFiles, HostKind};
 use berth_dns::statics::{GuestNetwork, StaticNames};
 use berth_dns::wire::name::Name;
 use berth_dns::{NameServer, Policy, Setup, Sockets};
+use berth_driver::driver::DefaultNetwork;
 use berth_events::timeline::Outcome;
 use berth_instance::info::{NameAnswers, NameServerInfo, NamesInfo};
 use berth_instance::record::Record;
@@ -29,7 +30,7 @@ const RESOLV_CONF: &str = "BERTH_RESOLV_CONF";
 /// The host resolver of an agent that does not run yet.
 #[derive(Debug)]
 pub(crate) enum HostResolver {
-    /// `hostResolver.enabled` is false.
+    /// `hostResolver.enabled` is false, or the guest's network does not lead to it.
     Off,
     /// Its sockets are bound.
     Bound(Sockets, Box<Setup>),
@@ -42,9 +43,10 @@ impl HostResolver {
     pub(crate) fn bind(
         options: &ServeOptions,
         config: &Config,
+        network: DefaultNetwork,
         record: &mut Record,
     ) -> Result<Self, AgentError> {
-        if !config.host_resolver.enabled {
+        if !config.host_resolver.enabled || network == DefaultNetwork::Nat {
             return Ok(Self::Off);
         }
         let setup = setup(options, config)?;
@@ -131,7 +133,7 @@ pub(crate) fn servers_for_a_guest(options: &ServeOptions, config: &Config) -> Ve
     }
     let host = HostConfig::read(host_kind(options.platform.os), &host_files(options));
     match host.servers_for_a_guest() {
-        none if none.is_empty() => vec![Subnet::SLIRP.dns],
+        none if none.is_empty() => Subnet::SLIRP.dns.into_iter().collect(),
         servers => servers,
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::check::{self, Disk};
+use crate::data_disk::{self, DataFormat};
 use crate::error::ImageError;
 use crate::format::Format;
 use crate::iso;
@@ -26,16 +27,30 @@ pub struct DiskFiles {
     pub diff_disk: PathBuf,
 }
 
+/// Which formats a driver takes for a disk that is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Raw or qcow2, as the image is; qcow2 where it is neither.
+    Any,
+    /// Only raw. A disk that is there already stays what it is.
+    Raw,
+}
+
 /// Makes sure that the disk is there, safe, and has `bytes` (rounded up to whole sectors). Does nothing, and runs nothing,
 /// when that is so already.
 ///
 /// The disk appears under its name when it is whole; until then the image stays, so that a failed attempt can be repeated.
-pub async fn ensure(files: &DiskFiles, bytes: u64, qemu_img: &QemuImg) -> Result<Disk, ImageError> {
+pub async fn ensure(
+    files: &DiskFiles,
+    bytes: u64,
+    wanted: Wanted,
+    qemu_img: &QemuImg,
+) -> Result<Disk, ImageError> {
     const SECTOR: u64 = 512;
     let bytes = bytes.next_multiple_of(SECTOR);
     link_legacy(files)?;
     if !files.disk.exists() {
-        make(files, bytes, qemu_img).await?;
+        make(files, bytes, wanted, qemu_img).await?;
     }
     let disk = check::disk(&files.disk, Some(&files.base_disk))?;
     if disk.virtual_size > bytes {
@@ -74,11 +89,16 @@ fn link(target: &Path, link: &Path) -> Result<(), ImageError> {
     sys::symlink(name, link).map_err(ImageError::io("make the symbolic link", link))
 }
 
-async fn make(files: &DiskFiles, bytes: u64, qemu_img: &QemuImg) -> Result<(), ImageError> {
+async fn make(
+    files: &DiskFiles,
+    bytes: u64,
+    wanted: Wanted,
+    qemu_img: &QemuImg,
+) -> Result<(), ImageError> {
     if !files.image.exists() {
         // The name of an installer may have been given by an attempt that got no further.
         if files.iso.exists() {
-            return make_empty(files, bytes, qemu_img).await;
+            return make_empty(files, bytes, wanted, qemu_img).await;
         }
         return Err(ImageError::NothingToStartFrom {
             disk: files.disk.clone(),
@@ -87,7 +107,7 @@ async fn make(files: &DiskFiles, bytes: u64, qemu_img: &QemuImg) -> Result<(), I
     }
     if is_iso(&files.image)? {
         rename(&files.image, &files.iso)?;
-        return make_empty(files, bytes, qemu_img).await;
+        return make_empty(files, bytes, wanted, qemu_img).await;
     }
     let image = check::image(&files.image, qemu_img).await?;
     if image.virtual_size > bytes {
@@ -97,34 +117,41 @@ async fn make(files: &DiskFiles, bytes: u64, qemu_img: &QemuImg) -> Result<(), I
             needed: image.virtual_size,
         });
     }
-    match image.format {
-        Format::Raw | Format::Qcow2 => {
+    match (image.format, wanted) {
+        (Format::Raw, _) | (Format::Qcow2, Wanted::Any) => {
             grow(&image, bytes, qemu_img).await?;
             rename(&files.image, &files.disk)
         }
-        _ => convert(&image, &files.disk, bytes, qemu_img).await,
+        (_, Wanted::Any) => convert(&image, files, Format::Qcow2, bytes, qemu_img).await,
+        (_, Wanted::Raw) => convert(&image, files, Format::Raw, bytes, qemu_img).await,
     }
 }
 
 /// An empty disk beside an installer.
-async fn make_empty(files: &DiskFiles, bytes: u64, qemu_img: &QemuImg) -> Result<(), ImageError> {
-    let staged = Staged::new(&files.disk)?;
-    qemu_img.create_qcow2(staged.path(), bytes).await?;
-    staged.commit()
+async fn make_empty(
+    files: &DiskFiles,
+    bytes: u64,
+    wanted: Wanted,
+    qemu_img: &QemuImg,
+) -> Result<(), ImageError> {
+    let format = match wanted {
+        Wanted::Any => DataFormat::Qcow2,
+        Wanted::Raw => DataFormat::Raw,
+    };
+    data_disk::create(&files.disk, bytes, format, qemu_img).await
 }
 
-/// A disk of a format that cannot grow or hold snapshots becomes qcow2.
+/// A disk of a format that cannot grow or hold snapshots, or that the driver cannot use, becomes one of `format`.
 async fn convert(
     image: &Disk,
-    disk: &Path,
+    files: &DiskFiles,
+    format: Format,
     bytes: u64,
     qemu_img: &QemuImg,
 ) -> Result<(), ImageError> {
-    let staged = Staged::new(disk)?;
+    let staged = Staged::new(&files.disk)?;
     let from = (image.path.as_path(), image.format);
-    qemu_img
-        .convert(from, (staged.path(), Format::Qcow2))
-        .await?;
+    qemu_img.convert(from, (staged.path(), format)).await?;
     let converted = check::disk(staged.path(), None)?;
     grow(&converted, bytes, qemu_img).await?;
     staged.commit()?;

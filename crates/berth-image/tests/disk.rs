@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use berth_image::check;
-use berth_image::disk::{self, DiskFiles};
+use berth_image::disk::{self, DiskFiles, Wanted};
 use berth_image::error::ImageError;
 use berth_image::format::Format;
 use berth_image::qemu_img::{QemuImg, Snapshot};
@@ -88,7 +88,7 @@ fn judged(path: &Path) -> (String, u64) {
 }
 
 async fn ensure(instance: &Instance, bytes: u64) -> Result<check::Disk, ImageError> {
-    disk::ensure(&instance.files, bytes, &QemuImg::default()).await
+    disk::ensure(&instance.files, bytes, Wanted::Any, &QemuImg::default()).await
 }
 
 #[tokio::test]
@@ -123,11 +123,11 @@ async fn a_disk_that_is_right_needs_no_program() {
     let instance = Instance::new();
     create(&instance.files.disk, "qcow2", &[], 8);
     let nothing = QemuImg::new("/no/such/qemu-img");
-    let disk = disk::ensure(&instance.files, 8 * MIB, &nothing)
+    let disk = disk::ensure(&instance.files, 8 * MIB, Wanted::Any, &nothing)
         .await
         .unwrap();
     assert_eq!((disk.format, disk.virtual_size), (Format::Qcow2, 8 * MIB));
-    let error = disk::ensure(&instance.files, 9 * MIB, &nothing)
+    let error = disk::ensure(&instance.files, 9 * MIB, Wanted::Any, &nothing)
         .await
         .unwrap_err();
     assert!(matches!(error, ImageError::NoQemuImg), "{error:?}");
@@ -308,7 +308,7 @@ async fn hostile_images_are_refused_before_any_program_sees_them() {
     for (path, why) in hostile(dir.path()) {
         let instance = Instance::new();
         std::fs::copy(&path, &instance.files.image).unwrap();
-        let error = disk::ensure(&instance.files, 10 * MIB, &nothing)
+        let error = disk::ensure(&instance.files, 10 * MIB, Wanted::Any, &nothing)
             .await
             .unwrap_err();
         assert!(

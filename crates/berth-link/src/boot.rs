@@ -78,6 +78,9 @@ pub struct BootSpec {
     /// sshd may start while cloud-init still works: the configuration has no script that must run before it.
     #[serde(default)]
     pub early_sshd: bool,
+    /// Rosetta, where the driver shares it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rosetta: Option<RosettaSpec>,
     /// Verbose guest agent log.
     pub debug: bool,
 }
@@ -93,6 +96,15 @@ pub struct HostResolverSpec {
     pub udp_port: u16,
     /// Port there for connections, likewise.
     pub tcp_port: u16,
+}
+
+/// The program that runs Intel programs on Apple chips.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosettaSpec {
+    /// virtiofs tag of its directory.
+    pub tag: String,
+    /// Let the kernel run such programs with it.
+    pub binfmt: bool,
 }
 
 /// The login user of the guest.

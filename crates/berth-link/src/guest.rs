@@ -13,6 +13,6 @@ mod talk;
 
 pub use board::{Board, GuestIdentity};
 pub use duties::Duties;
-pub use port::{Port, PortError, open_port};
+pub use port::{Port, PortError, VsockListener, open_port, ring_over_vsock};
 pub use reverse::ReverseOpener;
 pub use serve::{Arrival, serve, serve_carrier};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use berth_driver::driver::StopLadder;
-use berth_driver::qemu::stop_orphan;
+use berth_driver::stop_orphan;
 use berth_events::event::Event;
 use berth_events::follow::Follower;
 use berth_events::state::State;
@@ -26,7 +26,7 @@ use crate::sys;
 
 /// From the signal until the agent must have ended: Lima's limit, which covers three minutes for the guest.
 const ORDERLY: Duration = Duration::from_secs(190);
-/// For a guest without an agent to power itself down, and then for QEMU to quit.
+/// For a guest without an agent to power itself down, and then for its process to quit.
 const ORPHAN_POWER_DOWN: Duration = Duration::from_secs(180);
 const ORPHAN_QUIT: Duration = Duration::from_secs(10);
 /// For a killed process to be gone, on a busy machine.
@@ -109,6 +109,11 @@ async fn orphan(home: &LimaHome, instance: &Inspection, pid: u32) -> anyhow::Res
     // No agent may start while its VM is being stopped.
     let _lock = InstanceLock::try_acquire(dir)?;
     let mut record = Record::load(dir)?;
+    let driver = match (&record.vm, &instance.config) {
+        (Some(vm), _) => vm.driver.clone(),
+        (None, Some(config)) => config.vm_type.as_str().to_owned(),
+        (None, None) => String::new(),
+    };
     let vm = match &record.vm {
         Some(vm) => vm.identity.clone(),
         None => match ProcessIdentity::of(pid) {
@@ -123,7 +128,7 @@ async fn orphan(home: &LimaHome, instance: &Inspection, pid: u32) -> anyhow::Res
         hurry: hurried,
     };
     let interrupted = sys::wait_for_interrupt().context("cannot take over signals")?;
-    let stop = stop_orphan(dir, &vm, &steps);
+    let stop = stop_orphan(&driver, dir, &vm, &steps);
     tokio::pin!(stop);
     tokio::select! {
         stopped = &mut stop => stopped?,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use berth_config::model::Config;
 use berth_driver::driver::{Driver, DriverContext};
-use berth_driver::qemu::image_files;
+use berth_driver::image_files;
 use berth_image::error::ImageError;
 use berth_image::fetch::{FetchSettings, Fetcher, Proxies, Source};
 use berth_image::progress::Watch;

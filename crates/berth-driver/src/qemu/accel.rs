@@ -118,7 +118,7 @@ pub(super) fn default_cpu(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qemu::testing::platform;
+    use crate::testing::platform;
 
     #[test]
     fn only_native_guests_are_accelerated() {

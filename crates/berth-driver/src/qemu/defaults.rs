@@ -43,7 +43,7 @@ pub(super) fn fill(
     });
     if unsupported(word(mount_type)) {
         let word = word(mount_type);
-        return Err(refuse(
+        return Err(DriverError::refuse(
             "mountType",
             format!("{word:?} stands in `mountTypesUnsupported`"),
         ));
@@ -109,8 +109,11 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 fn guest_system(config: &Config) -> Result<(), DriverError> {
     match config.os {
         GuestOs::Linux | GuestOs::FreeBSD => Ok(()),
-        GuestOs::Windows => Err(refuse("os", "Windows guests are not built yet")),
-        GuestOs::Darwin => Err(refuse(
+        GuestOs::Windows => Err(DriverError::refuse(
+            "os",
+            "Windows guests are not built yet",
+        )),
+        GuestOs::Darwin => Err(DriverError::refuse(
             "os",
             "QEMU does not run macOS: use `vmType: vz` on a Mac",
         )),
@@ -129,7 +132,7 @@ fn mounts(config: &Config, host: &HostPlatform) -> Result<(), DriverError> {
         (MountType::Wsl2, _) => false,
     };
     if !allowed {
-        return Err(refuse(
+        return Err(DriverError::refuse(
             "mountType",
             format!("QEMU on this host cannot do {word:?}: use \"reverse-sshfs\""),
         ));
@@ -142,10 +145,16 @@ fn tpm(config: &Config, host: &HostPlatform) -> Result<(), DriverError> {
         return Ok(());
     }
     if host.os == HostOs::Windows {
-        return Err(refuse("tpm", "the TPM emulator does not run on Windows"));
+        return Err(DriverError::refuse(
+            "tpm",
+            "the TPM emulator does not run on Windows",
+        ));
     }
     if arch::tpm_device(config.arch).is_none() {
-        return Err(refuse("tpm", "QEMU has no TPM for this architecture"));
+        return Err(DriverError::refuse(
+            "tpm",
+            "QEMU has no TPM for this architecture",
+        ));
     }
     Ok(())
 }
@@ -153,7 +162,7 @@ fn tpm(config: &Config, host: &HostPlatform) -> Result<(), DriverError> {
 fn audio(config: &Config) -> Result<(), DriverError> {
     match config.audio.interface.as_str() {
         "" | "hda" | "virtio" => Ok(()),
-        other => Err(refuse(
+        other => Err(DriverError::refuse(
             "audio.interface",
             format!("{other:?} is unknown: use \"hda\" or \"virtio\""),
         )),
@@ -167,7 +176,7 @@ fn accelerator(config: &Config) -> Result<(), DriverError> {
         .as_ref()
         .and_then(|qemu| qemu.accel.as_deref());
     match wanted.map(str::parse::<Accel>) {
-        Some(Err(why)) => Err(refuse("vmOpts.qemu.accel", why)),
+        Some(Err(why)) => Err(DriverError::refuse("vmOpts.qemu.accel", why)),
         _ => Ok(()),
     }
 }
@@ -179,7 +188,7 @@ fn minimum_version(config: &Config) -> Result<(), DriverError> {
         .as_ref()
         .and_then(|qemu| qemu.minimum_version.as_deref());
     match wanted {
-        Some(text) if Version::parse(text).is_none() => Err(refuse(
+        Some(text) if Version::parse(text).is_none() => Err(DriverError::refuse(
             "vmOpts.qemu.minimumVersion",
             format!("{text:?} is no version: write it as \"8.2.1\""),
         )),
@@ -195,7 +204,7 @@ fn socket_paths(host: &HostPlatform, dir: &InstanceDir) -> Result<(), DriverErro
         .into_iter()
         .max_by_key(|path| length(path));
     match longest {
-        Some(path) if length(&path) >= max => Err(refuse(
+        Some(path) if length(&path) >= max => Err(DriverError::refuse(
             "LIMA_HOME",
             format!(
                 "the path {} has {} bytes, but a socket's may have {}: use a shorter LIMA_HOME or instance name",
@@ -217,7 +226,10 @@ fn option_lists(config: &Config) -> Result<(), DriverError> {
         .chain(std::iter::once(("audio.device", &config.audio.device)));
     for (key, value) in words {
         if value.contains(',') {
-            return Err(refuse(key, format!("{value:?} contains a comma")));
+            return Err(DriverError::refuse(
+                key,
+                format!("{value:?} contains a comma"),
+            ));
         }
     }
     Ok(())
@@ -225,25 +237,18 @@ fn option_lists(config: &Config) -> Result<(), DriverError> {
 
 fn network_backend(index: usize, network: &Network) -> Result<(), DriverError> {
     if let Some(name) = &network.lima {
-        return Err(refuse(
+        return Err(DriverError::refuse(
             format!("networks[{index}].lima"),
             format!("the network {name:?} is not built yet for QEMU: remove it, or use `socket:`"),
         ));
     }
     if network.socket.is_none() {
-        return Err(refuse(
+        return Err(DriverError::refuse(
             format!("networks[{index}]"),
             "QEMU needs `socket:` here (`vzNAT` is for vmType vz)",
         ));
     }
     Ok(())
-}
-
-fn refuse(key: impl Into<String>, why: impl Into<String>) -> DriverError {
-    DriverError::Unsupported {
-        key: key.into(),
-        why: why.into(),
-    }
 }
 
 /// Whether the CPU that lima.yaml asks for is one that QEMU knows. `max` always is.
@@ -257,7 +262,7 @@ pub(super) fn check_cpu(
         return Ok(());
     }
     let name = arch::binary_suffix(guest);
-    Err(refuse(
+    Err(DriverError::refuse(
         "vmOpts.qemu.cpuType",
         format!(
             "{model:?} is no CPU that qemu-system-{name} knows: see `qemu-system-{name} -cpu help`"
@@ -272,7 +277,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::qemu::testing::{config, merge, mount, platform};
+    use crate::testing::{config, merge, mount, platform};
 
     fn chosen(os: HostOs, changes: serde_json::Value, version: Option<&str>) -> Option<MountType> {
         let mut config = config(changes);

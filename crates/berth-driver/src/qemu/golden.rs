@@ -14,7 +14,7 @@ use crate::qemu::defaults;
 use crate::qemu::probe::{Capabilities, Version};
 use crate::qemu::program::Program;
 use crate::qemu::resolve::{Inputs, Resolved};
-use crate::qemu::testing::{config, mount, platform};
+use crate::testing::{config, mount, platform};
 
 /// An instance `x86` in a directory of its own, with an empty raw disk.
 struct Instance {
@@ -353,7 +353,7 @@ fn an_installer_and_data_disks() {
     let disk = |name: &str| json!({"name": name, "format": true, "fsType": "ext4"});
     let changes = json!({"additionalDisks": [disk("data1"), disk("a-long-name-of-a-disk")]});
     let lines = instance.lines_with(changes.clone(), &["disk", "-boot", "iso", "data-"]);
-    let serial = super::disk_serial("a-long-name-of-a-disk");
+    let serial = crate::disk_serial("a-long-name-of-a-disk");
     let want = format!(
         "\
 -drive file=$INST/disk,format=raw,if=virtio,discard=on
@@ -405,7 +405,7 @@ fn commas_in_paths_are_doubled_and_spaces_kept() {
 fn shares() {
     let instance = Instance::new();
     let changes = json!({"mounts": [mount("/r", false), mount("/w", true)]});
-    let tag = |location: &str| super::mount_tag(Path::new(location), "/mnt/x");
+    let tag = |location: &str| crate::mount_tag(Path::new(location), "/mnt/x");
     let (r, w) = (tag("/r"), tag("/w"));
     assert_eq!(
         instance.lines_with(changes.clone(), &["-virtfs"]),
@@ -519,7 +519,7 @@ fn extra_networks_by_socket() {
     let network = |extra: serde_json::Value| {
         let mut value =
             json!({"macAddress": "52:55:55:aa:bb:cc", "interface": "lima0", "metric": 100});
-        super::testing::merge(&mut value, extra);
+        crate::testing::merge(&mut value, extra);
         value
     };
     let changes = json!({"networks": [network(json!({"socket": "/run/a,b.sock"}))]});

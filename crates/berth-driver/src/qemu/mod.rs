@@ -14,7 +14,6 @@ pub mod accel;
 mod arch;
 pub mod argv;
 mod defaults;
-mod device_names;
 mod files;
 mod firmware;
 #[cfg(test)]
@@ -30,8 +29,6 @@ mod screen;
 mod snapshot;
 mod start;
 mod stop;
-#[cfg(test)]
-mod testing;
 mod tpm;
 mod virtiofsd;
 
@@ -43,21 +40,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use berth_config::model::{Config, MountType};
-use berth_image::disk;
+use berth_image::disk::{self, Wanted};
 use berth_image::fetch::{FetchSettings, Fetcher, Proxies};
-use berth_image::qemu_img::QemuImg;
 
 use tokio::sync::watch;
 
-pub use device_names::{disk_serial, mount_tag};
-pub use files::{disk_files, image_files};
 pub use stop::stop_orphan;
 
 use crate::driver::{
-    AgentStream, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm, SnapshotAction,
-    SshPort, StopLadder,
+    AgentStream, DefaultNetwork, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm,
+    SnapshotAction, SshPort, StopLadder,
 };
 use crate::error::DriverError;
+use crate::files::disk_files;
+use crate::programs;
 use crate::qemu::argv::AGENT_PORT;
 use crate::qemu::firmware::Search;
 use crate::qemu::life::Life;
@@ -193,10 +189,6 @@ impl QemuDriver {
             })
     }
 
-    fn qemu_img(&self) -> QemuImg {
-        program::look_up("qemu-img", &self.context.env).map_or_else(QemuImg::default, QemuImg::new)
-    }
-
     fn life(&self) -> Arc<Life> {
         Arc::clone(&self.life.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -222,6 +214,7 @@ fn info() -> DriverInfo {
         name: "qemu".to_owned(),
         vsock_port: 0,
         virtio_port: AGENT_PORT.to_owned(),
+        network: DefaultNetwork::User,
         features: DriverFeatures {
             supported_image_formats: ["qcow2", "raw", "vmdk", "vhdx"].map(str::to_owned).to_vec(),
             ..DriverFeatures::default()
@@ -281,7 +274,8 @@ impl Driver for QemuDriver {
         self.capabilities(&program).await?;
         self.fetch_firmware(&program).await?;
         let files = disk_files(&self.context.dir);
-        disk::ensure(&files, self.config.disk.bytes(), &self.qemu_img()).await?;
+        let qemu_img = programs::qemu_img(&self.context.env);
+        disk::ensure(&files, self.config.disk.bytes(), Wanted::Any, &qemu_img).await?;
         Ok(())
     }
 
@@ -369,6 +363,7 @@ impl Driver for QemuDriver {
 
     async fn snapshot(&self, action: SnapshotAction) -> Result<String, DriverError> {
         let monitor = self.life().monitor();
-        snapshot::act(&self.context.dir, monitor, &self.qemu_img(), action).await
+        let qemu_img = programs::qemu_img(&self.context.env);
+        snapshot::act(&self.context.dir, monitor, &qemu_img, action).await
     }
 }

@@ -303,7 +303,7 @@ pub(super) fn check_version(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qemu::testing::platform;
+    use crate::testing::platform;
 
     #[test]
     fn versions() {

@@ -1,13 +1,13 @@
 //! Which program is QEMU, and which options the user has given it already.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use berth_config::model::Arch;
 
 use crate::error::DriverError;
+use crate::programs::{get, look_up};
 use crate::qemu::arch::binary_suffix;
-use crate::sys;
 
 /// QEMU for one architecture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,22 +56,6 @@ impl Program {
             })
             .collect()
     }
-}
-
-/// Finds a program: a path stays, a name is looked for in `PATH` of the environment that was passed in.
-pub(super) fn look_up(program: &str, env: &[(String, String)]) -> Option<PathBuf> {
-    let as_path = Path::new(program);
-    if as_path.components().count() > 1 {
-        return sys::is_executable(as_path).then(|| as_path.to_owned());
-    }
-    std::env::split_paths(get(env, "PATH")?)
-        .flat_map(|dir| sys::program_names(program).map(move |name| dir.join(name)))
-        .find(|candidate| sys::is_executable(candidate))
-}
-
-pub(super) fn get<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    let (_, value) = env.iter().find(|(key, _)| key == name)?;
-    Some(value)
 }
 
 fn missing(program: &str, arch: Arch) -> DriverError {

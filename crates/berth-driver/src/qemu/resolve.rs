@@ -8,10 +8,11 @@ use berth_config::platform::{HostOs, HostPlatform};
 use berth_image::check;
 use berth_instance::dir::InstanceDir;
 
+use crate::device_names::{disk_serial, mount_tag};
 use crate::error::DriverError;
+use crate::programs;
 use crate::qemu::accel::{self, Accel, Hardware};
 use crate::qemu::defaults::check_cpu;
-use crate::qemu::device_names::{disk_serial, mount_tag};
 use crate::qemu::files;
 use crate::qemu::firmware::Search;
 use crate::qemu::plan::{
@@ -19,7 +20,7 @@ use crate::qemu::plan::{
     Shares, SoundCard, VirtiofsShare,
 };
 use crate::qemu::probe::{Capabilities, Version};
-use crate::qemu::program::{self, Program};
+use crate::qemu::program::Program;
 
 /// What a plan is made from.
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +103,7 @@ impl Inputs<'_> {
         const VARIABLE: &str = "BERTH_QEMU_ACCEL";
         let known = &self.capabilities.accels;
         let has = |accel: Accel| known.is_empty() || known.contains(accel.as_str());
-        let by_env = program::get(self.env, VARIABLE).filter(|value| !value.is_empty());
+        let by_env = programs::get(self.env, VARIABLE).filter(|value| !value.is_empty());
         let by_config = self
             .config
             .vm_opts

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_image::error::with_causes;
 use berth_instance::dir::InstanceDir;
 use berth_process::exit::{Exit, gone};
-use berth_process::spawn::{Child, SpawnError, Spec};
-use tokio::sync::{broadcast, watch};
+use berth_process::spawn::{Child, Spec};
+use tokio::sync::broadcast;
 
-use crate::driver::{RunningVm, VmEvent, VmExit};
+use crate::driver::{RunningVm, VmEvent};
 use crate::error::DriverError;
+use crate::process::{connect_when_there, not_started, watch_exit};
 use crate::qemu::argv::argv;
 use crate::qemu::life::Life;
 use crate::qemu::plan::{Plan, Shares};
@@ -69,7 +69,7 @@ pub(super) async fn start(
     life.note_monitor(monitor);
     Ok(RunningVm {
         identity: vm.identity().clone(),
-        exit: watch_exit(&vm, life),
+        exit: watch_exit(&vm, life.tasks()),
         events,
     })
 }
@@ -106,20 +106,6 @@ fn spawn(plan: &Plan) -> Result<Child, DriverError> {
         .stderr_capped_file(plan.dir.vm_stderr_log(), STDERR_MAX)
         .spawn()
         .map_err(|error| not_started(program, error))
-}
-
-fn not_started(program: &Path, error: SpawnError) -> DriverError {
-    match error {
-        SpawnError::StderrFile { path, source, .. } => DriverError::Io {
-            verb: "create",
-            path,
-            source,
-        },
-        other => DriverError::Program {
-            program: program.display().to_string(),
-            why: with_causes(&other),
-        },
-    }
 }
 
 /// Waits for the monitor, QEMU's end, or the limit, whichever comes first.
@@ -167,43 +153,4 @@ async fn open_monitor(
         }
         other => other,
     }
-}
-
-/// Connects to a socket as soon as it is there.
-async fn connect_when_there(
-    socket: &Path,
-    watch: &mut DirectoryWatch,
-) -> std::io::Result<sys::LocalStream> {
-    const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-    let mut pause = Duration::from_millis(1);
-    loop {
-        match sys::connect(socket).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => watch.changed().await?,
-            // Between bind and listen of the other side. Nothing tells of the latter, but the next file often comes after it.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                tokio::select! {
-                    changed = watch.changed() => changed?,
-                    () = tokio::time::sleep(pause) => pause = LONGEST_PAUSE.min(pause * 2),
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Turns the end of the process into the end of the VM.
-fn watch_exit(vm: &Arc<Child>, life: &Life) -> watch::Receiver<Option<VmExit>> {
-    let (tell, receiver) = watch::channel(None);
-    let mut exit = vm.exit();
-    // Weak: the last strong one ends the process when nobody wants it any more.
-    let vm = Arc::downgrade(vm);
-    life.tasks().spawn(async move {
-        let exit = gone(&mut exit).await;
-        tell.send_replace(Some(VmExit {
-            failure: (!exit.success()).then(|| exit.describe()),
-            stderr_tail: vm.upgrade().map(|vm| vm.stderr_tail()).unwrap_or_default(),
-        }));
-    });
-    receiver
 }

@@ -1,32 +1,22 @@
 //! Ending a VM: ask the guest, then QEMU, then the kernel.
 
-use std::time::Duration;
-
 use berth_instance::dir::InstanceDir;
 use berth_process::adopt::Adopted;
-use berth_process::exit::{Exit, Signal};
+use berth_process::exit::Signal;
 use berth_process::identity::ProcessIdentity;
-use berth_process::ladder::{self, Rung};
-use berth_process::spawn::Child;
+use berth_process::ladder::Rung;
 use serde_json::json;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::driver::StopLadder;
 use crate::error::DriverError;
+use crate::process::{self, KILL_LIMIT, Target, press_power_button};
 use crate::qemu::files;
 use crate::qemu::life::Life;
 use crate::qemu::qmp::{COMMAND_LIMIT, Qmp};
 use crate::qemu::{tpm, virtiofsd};
 use crate::sys;
-
-/// What a killed process still needs to be gone, on a busy machine with a full disk.
-const KILL_LIMIT: Duration = Duration::from_secs(20);
-
-/// First and longest wait between presses of the power button.
-const FIRST_PRESS: Duration = Duration::from_secs(3);
-const LONGEST_PRESS: Duration = Duration::from_secs(15);
 
 /// Ends the VM and its helpers, and removes the files of its life; touches nothing when none began. Idempotent; may be cancelled and called again.
 pub(super) async fn stop(
@@ -100,47 +90,6 @@ async fn reach_monitor(
     }
 }
 
-/// A process that is to end.
-#[derive(Clone, Copy)]
-enum Target<'a> {
-    Child(&'a Child),
-    Adopted(&'a Adopted),
-}
-
-impl Target<'_> {
-    fn exit(self) -> watch::Receiver<Option<Exit>> {
-        match self {
-            Self::Child(child) => child.exit(),
-            Self::Adopted(adopted) => adopted.exit(),
-        }
-    }
-
-    fn signal(self, signal: Signal) -> Result<(), String> {
-        let sent = match self {
-            Self::Child(child) => child.signal(signal),
-            Self::Adopted(adopted) => adopted.signal(signal),
-        };
-        sent.map_err(|error| error.to_string())
-    }
-}
-
-/// Presses the ACPI power button again and again, until the guest reacts and this future is dropped.
-///
-/// A guest that boots loses what it is told before something in it listens to the button, and nothing tells when that is.
-async fn press_power_button(monitor: &Qmp) -> Result<(), String> {
-    let press = || monitor.execute("system_powerdown", json!({}));
-    press().await.map_err(|error| error.to_string())?;
-    let mut wait = FIRST_PRESS;
-    loop {
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST_PRESS);
-        if press().await.is_err() {
-            // A monitor that closes after the first press belongs to a QEMU that ends.
-            return Ok(());
-        }
-    }
-}
-
 /// `system_powerdown`, then `quit` (SIGTERM where the monitor does not answer), then SIGKILL.
 async fn descend(
     target: Target<'_>,
@@ -149,7 +98,11 @@ async fn descend(
 ) -> Result<(), DriverError> {
     let power_down = async {
         let monitor = monitor.ok_or("the monitor is not open")?;
-        press_power_button(monitor).await
+        let press = || async {
+            let pressed = monitor.execute("system_powerdown", json!({})).await;
+            pressed.map(drop).map_err(|error| error.to_string())
+        };
+        press_power_button(press).await
     };
     let quit = async {
         if let Some(monitor) = monitor
@@ -165,17 +118,5 @@ async fn descend(
         Rung::new("quit", steps.quit, quit),
         Rung::new("SIGKILL", KILL_LIMIT, kill),
     ];
-    match ladder::descend(target.exit(), steps.hurry.clone(), rungs).await {
-        Ok(landing) => {
-            for why in &landing.failures {
-                tracing::warn!(why, "A step of stopping the VM failed.");
-            }
-            tracing::info!(step = landing.rung, exit = %landing.exit, "The VM is gone.");
-            Ok(())
-        }
-        Err(error) => Err(DriverError::Program {
-            program: "QEMU".to_owned(),
-            why: error.to_string(),
-        }),
-    }
+    process::descend("QEMU", target, steps, rungs).await
 }

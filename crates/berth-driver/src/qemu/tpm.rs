@@ -12,7 +12,7 @@ use berth_process::spawn::{Child, Spec};
 use tokio::sync::watch;
 
 use crate::error::DriverError;
-use crate::qemu::program::look_up;
+use crate::programs::look_up;
 use crate::sys;
 
 const STDERR_MAX: u64 = 64 << 10;

@@ -18,9 +18,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
 use crate::error::DriverError;
+use crate::programs::{get, look_up};
 use crate::qemu::life::Life;
 use crate::qemu::plan::VirtiofsShare;
-use crate::qemu::program::{get, look_up};
 use crate::sys;
 
 /// Names the program, where it is not found by itself.

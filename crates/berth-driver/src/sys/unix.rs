@@ -41,3 +41,19 @@ pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
         .mode(0o700)
         .create(path)
 }
+
+/// A unix socket that listens. Its file stays when it is dropped.
+#[derive(Debug)]
+pub(crate) struct LocalListener(tokio::net::UnixListener);
+
+impl LocalListener {
+    /// Listens at a path where nothing is yet.
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        tokio::net::UnixListener::bind(path).map(Self)
+    }
+
+    /// Waits for a connection.
+    pub(crate) async fn accept(&self) -> io::Result<LocalStream> {
+        Ok(self.0.accept().await?.0)
+    }
+}

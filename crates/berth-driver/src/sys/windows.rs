@@ -38,3 +38,20 @@ pub(crate) async fn connect(_path: &Path) -> io::Result<LocalStream> {
 pub(crate) fn create_private_dir(path: &Path) -> io::Result<()> {
     std::fs::create_dir_all(path)
 }
+
+/// Stands in for a unix socket that listens; there is never one.
+#[derive(Debug)]
+pub(crate) struct LocalListener(std::convert::Infallible);
+
+impl LocalListener {
+    /// Refuses.
+    pub(crate) fn bind(_path: &Path) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Never called.
+    #[allow(clippy::unused_async, reason = "the signature of the unix version")]
+    pub(crate) async fn accept(&self) -> io::Result<LocalStream> {
+        match self.0 {}
+    }
+}

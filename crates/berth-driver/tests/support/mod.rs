@@ -33,6 +33,7 @@ impl Instance {
         std::fs::create_dir(&dir).unwrap();
         let path = std::env::var("PATH").unwrap();
         let path = [("PATH", path.as_str())];
+        // The first of a name counts.
         let env = env.iter().chain(&path);
         let instance = Self {
             env: env
@@ -153,4 +154,14 @@ pub(crate) fn ladder(power_down: Duration, quit: Duration) -> (StopLadder, watch
 /// A ladder whose waits are only hang detectors.
 pub(crate) fn patient() -> StopLadder {
     ladder(Duration::from_secs(60), Duration::from_secs(60)).0
+}
+
+/// The system's Python starts faster than one that a version switcher finds.
+pub(crate) fn python() -> &'static str {
+    let system = "/usr/bin/python3";
+    if Path::new(system).exists() {
+        system
+    } else {
+        "python3"
+    }
 }

@@ -23,6 +23,7 @@ mod network_names;
 mod packages;
 mod provision;
 mod rootless;
+mod rosetta;
 mod shares;
 mod sshd_config;
 mod step;
@@ -223,6 +224,9 @@ fn system_steps() -> Vec<Step> {
             shares::applies,
             |work| Box::pin(shares::run(work)),
         ),
+        step("rosetta", &[], rosetta::applies, |work| {
+            Box::pin(rosetta::run(work))
+        }),
     ]
 }
 

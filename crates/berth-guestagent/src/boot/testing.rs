@@ -258,6 +258,7 @@ fn spec() -> BootSpec {
         containerd_archive: String::new(),
         guest_install_prefix: "/usr/local".to_owned(),
         early_sshd: false,
+        rosetta: None,
         debug: false,
     }
 }

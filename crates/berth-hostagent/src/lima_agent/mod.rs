@@ -1,4 +1,4 @@
-//! Lima's own guest agent, reached by gRPC through `ga.sock`, which the ControlMaster forwards.
+//! Lima's own guest agent, reached by gRPC through `ga.sock`, which the ControlMaster forwards, or over vsock.
 //!
 //! | module | owns |
 //! |---|---|
@@ -31,7 +31,7 @@ use crate::guest::kick_on_events;
 use crate::master::{MasterHandle, MasterState};
 use owner::{Complaints, Owner};
 use ports::PortTable;
-use socket::{AgentSocket, SshSocket};
+use socket::{AgentSocket, DriverSocket, SshSocket};
 
 /// Limit of one `ssh -O forward`, and of taking it back.
 const FORWARD: Duration = Duration::from_secs(5);
@@ -192,14 +192,13 @@ impl HostAgent {
         let Some(session) = self.live.session.get() else {
             return;
         };
-        let socket = SshSocket::new(Arc::clone(session), self.dir.ga_sock());
+        let socket: Arc<dyn AgentSocket> = if self.driver.forward_guest_agent() {
+            Arc::new(SshSocket::new(Arc::clone(session), self.dir.ga_sock()))
+        } else {
+            Arc::new(DriverSocket(Arc::clone(&self.driver)))
+        };
         let interest = forwarding::interest(&self.config.port_forwards);
-        let agent = LimaAgent::start(
-            Arc::new(socket),
-            master.state.clone(),
-            interest,
-            &self.tasks,
-        );
+        let agent = LimaAgent::start(socket, master.state.clone(), interest, &self.tasks);
         let (kicked, cancel) = (agent.clone(), self.tasks.cancel.clone());
         self.tasks.tracker.spawn(async move {
             let kicking = kick_on_events(vm, || kicked.kick());

@@ -1,10 +1,11 @@
-//! `ga.sock`: its forward, and connections to it.
+//! The way to the agent: `ga.sock`, which the ControlMaster forwards, or the driver's own carrier.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use berth_driver::driver::Driver;
 use berth_ssh::forward::{Direction, Endpoint, Forward};
 use berth_ssh::session::Session;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -31,6 +32,28 @@ pub(super) trait AgentSocket: Send + Sync + 'static {
 
     /// Connects to the socket. Says nothing about the agent behind it.
     async fn connect(&self) -> io::Result<Box<dyn Carrier>>;
+}
+
+/// Over the driver's own carrier, where nothing has to be forwarded.
+pub(super) struct DriverSocket(pub(super) Arc<dyn Driver>);
+
+#[async_trait]
+impl AgentSocket for DriverSocket {
+    async fn cancel(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn forward(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn connect(&self) -> io::Result<Box<dyn Carrier>> {
+        match self.0.guest_agent_conn().await {
+            Ok(Some(stream)) => Ok(Box::new(stream)),
+            Ok(None) => Err(io::ErrorKind::Unsupported.into()),
+            Err(why) => Err(io::Error::other(why)),
+        }
+    }
 }
 
 /// Through the ControlMaster.

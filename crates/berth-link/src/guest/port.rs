@@ -3,7 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::sys::PortStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::sys::{self, PortStream};
 
 /// Why the port cannot be used. Absence of the host is no error.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +29,7 @@ pub enum PortError {
     Unsupported,
 }
 
-/// The guest's end of the carrier: a virtio-serial port, or a unix socket in its place.
+/// The guest's end of the carrier: a virtio-serial port, a unix socket in its place, or a port of vsock.
 #[derive(Debug)]
 pub struct Port(PortStream);
 
@@ -40,7 +42,35 @@ pub fn open_port(path: &Path) -> Result<Port, PortError> {
     PortStream::open(path).map(Port)
 }
 
+/// A port of vsock that only the host may connect to.
+#[derive(Debug)]
+pub struct VsockListener(sys::VsockListener);
+
+impl VsockListener {
+    /// Listens. `device` is `/dev/vsock`, or a directory in its place, where ports are unix sockets. Must be called inside the
+    /// runtime.
+    pub fn bind(device: &Path, port: u32) -> io::Result<Self> {
+        sys::VsockListener::bind(device, port).map(Self)
+    }
+
+    /// Waits for the host, without any deadline. Programs of the guest are turned away.
+    pub async fn accept(&self) -> impl AsyncRead + AsyncWrite + Send + Unpin + use<> {
+        self.0.accept().await
+    }
+}
+
+/// Tells the host that the guest listens, by connecting to a vsock port of the host and hanging up again. Ends by itself.
+pub async fn ring_over_vsock(device: &Path, port: u32) -> io::Result<()> {
+    sys::ring_over_vsock(device, port).await
+}
+
 impl Port {
+    /// A port to which the host comes.
+    #[must_use]
+    pub fn over_vsock(listener: VsockListener) -> Self {
+        Self(PortStream::listen(listener.0))
+    }
+
     /// Waits until a host may be there, without any deadline.
     pub(super) async fn wait_for_host(&mut self) -> Result<(), PortError> {
         self.0.wait_for_host().await

@@ -1,6 +1,7 @@
-//! The guest's end of the carrier on Linux: a virtio-serial port, or a unix socket at its path.
+//! The guest's end of the carrier on Linux: a virtio-serial port, a unix socket at its path, or a port of vsock.
 
 mod device;
+mod vsock;
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -27,16 +28,30 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(2);
 /// Where the kernel lists virtio-serial ports, whether or not udev runs.
 const PORTS_IN_SYSFS: &str = "/sys/class/virtio-ports";
 
-/// A port of either kind.
+pub(crate) use vsock::{Listener as VsockListener, ring as ring_over_vsock};
+
+/// A port of any kind.
 #[derive(Debug)]
 pub(crate) enum PortStream {
     /// A character device of `virtio_console`.
     Device { port: DevicePort, path: PathBuf },
     /// A unix socket, as the native-speed guest has it.
     Socket(SocketPort),
+    /// vsock, where the host comes to the guest.
+    Vsock {
+        listener: VsockListener,
+        stream: Option<UnixStream>,
+    },
 }
 
 impl PortStream {
+    pub(crate) fn listen(listener: VsockListener) -> Self {
+        Self::Vsock {
+            listener,
+            stream: None,
+        }
+    }
+
     pub(crate) fn open(path: &Path) -> Result<Self, PortError> {
         let failed = |verb, source| PortError::Io {
             verb,
@@ -75,7 +90,24 @@ impl PortStream {
                 })
             }
             Self::Socket(socket) => socket.connect().await,
+            Self::Vsock { listener, stream } => {
+                // Before the wait: a host that hung up is told so.
+                *stream = None;
+                *stream = Some(listener.accept().await);
+                Ok(())
+            }
         }
+    }
+
+    /// The connection, where the carrier makes connections.
+    fn connection(&mut self) -> io::Result<Pin<&mut UnixStream>> {
+        let stream = match self {
+            Self::Device { .. } => None,
+            Self::Socket(socket) => socket.stream.as_mut(),
+            Self::Vsock { stream, .. } => stream.as_mut(),
+        };
+        let stream = stream.ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Pin::new(stream))
     }
 }
 
@@ -134,11 +166,6 @@ impl SocketPort {
             }
         }
     }
-
-    fn stream(&mut self) -> io::Result<Pin<&mut UnixStream>> {
-        let stream = self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
-        Ok(Pin::new(stream))
-    }
 }
 
 fn is_nobody_there(error: &io::Error) -> bool {
@@ -156,7 +183,7 @@ impl AsyncRead for PortStream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Device { port, .. } => port.poll_read(cx, buf),
-            Self::Socket(socket) => socket.stream()?.poll_read(cx, buf),
+            other => other.connection()?.poll_read(cx, buf),
         }
     }
 }
@@ -169,7 +196,7 @@ impl AsyncWrite for PortStream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Device { port, .. } => port.poll_write(cx, bytes),
-            Self::Socket(socket) => socket.stream()?.poll_write(cx, bytes),
+            other => other.connection()?.poll_write(cx, bytes),
         }
     }
 
@@ -184,23 +211,23 @@ impl AsyncWrite for PortStream {
                 let first = slices.iter().find(|slice| !slice.is_empty());
                 port.poll_write(cx, first.map_or(&[], |slice| &**slice))
             }
-            Self::Socket(socket) => socket.stream()?.poll_write_vectored(cx, slices),
+            other => other.connection()?.poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        matches!(self, Self::Socket(_))
+        !matches!(self, Self::Device { .. })
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Neither kind buffers.
+        // No kind buffers.
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Device { .. } => Poll::Ready(Ok(())),
-            Self::Socket(socket) => socket.stream()?.poll_shutdown(cx),
+            other => other.connection()?.poll_shutdown(cx),
         }
     }
 }

@@ -6,6 +6,6 @@ mod elsewhere;
 mod linux;
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) use elsewhere::PortStream;
+pub(crate) use elsewhere::{PortStream, VsockListener, ring_over_vsock};
 #[cfg(target_os = "linux")]
-pub(crate) use linux::PortStream;
+pub(crate) use linux::{PortStream, VsockListener, ring_over_vsock};

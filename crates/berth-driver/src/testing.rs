@@ -7,7 +7,7 @@ use berth_config::platform::{HostOs, HostPlatform};
 use berth_config::size::Size;
 
 /// A host of a kind.
-pub(super) fn platform(os: HostOs, arch: Arch) -> HostPlatform {
+pub(crate) fn platform(os: HostOs, arch: Arch) -> HostPlatform {
     HostPlatform {
         os,
         arch,
@@ -25,7 +25,7 @@ pub(super) fn platform(os: HostOs, arch: Arch) -> HostPlatform {
 }
 
 /// A configuration as it comes from resolution, with `changes` merged over it.
-pub(super) fn config(changes: serde_json::Value) -> Config {
+pub(crate) fn config(changes: serde_json::Value) -> Config {
     let mut value = serde_json::json!({
         "vmType": "qemu", "os": "Linux", "arch": "x86_64", "images": [],
         "cpus": 2, "memory": "1GiB", "disk": "10GiB", "mountInotify": false,
@@ -41,7 +41,7 @@ pub(super) fn config(changes: serde_json::Value) -> Config {
     serde_json::from_value(value).expect("a configuration")
 }
 
-pub(super) fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
+pub(crate) fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
     match (into, from) {
         (serde_json::Value::Object(into), serde_json::Value::Object(from)) => {
             for (key, value) in from {
@@ -53,7 +53,7 @@ pub(super) fn merge(into: &mut serde_json::Value, from: serde_json::Value) {
 }
 
 /// One entry of `mounts`.
-pub(super) fn mount(location: &str, writable: bool) -> serde_json::Value {
+pub(crate) fn mount(location: &str, writable: bool) -> serde_json::Value {
     serde_json::json!({
         "location": location, "mountPoint": "/mnt/x", "writable": writable,
         "sshfs": {"cache": true, "followSymlinks": false},

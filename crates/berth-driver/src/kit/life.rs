@@ -1,0 +1,81 @@
+//! One life of a VM: its process, and the tasks that serve it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_process::spawn::Child;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What was begun, noted at once, so that a stop finds it however far a start got.
+#[derive(Debug, Default)]
+pub(super) struct Life {
+    parts: Mutex<Parts>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    began: bool,
+    vm: Option<Arc<Child>>,
+    ssh: Option<SocketAddr>,
+}
+
+impl Life {
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on files belong to this life.
+    pub(super) fn begin(&self) {
+        self.parts().began = true;
+    }
+
+    pub(super) fn began(&self) -> bool {
+        self.parts().began
+    }
+
+    pub(super) fn note_vm(&self, vm: Child) -> Arc<Child> {
+        let vm = Arc::new(vm);
+        self.parts().vm = Some(Arc::clone(&vm));
+        vm
+    }
+
+    pub(super) fn vm(&self) -> Option<Arc<Child>> {
+        self.parts().vm.clone()
+    }
+
+    pub(super) fn note_ssh(&self, address: SocketAddr) {
+        self.parts().ssh = Some(address);
+    }
+
+    pub(super) fn ssh(&self) -> Option<SocketAddr> {
+        self.parts().ssh
+    }
+
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Runs a task that ends with this life.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            cancel.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Ends the tasks, and waits for them.
+    pub(super) async fn end_tasks(&self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
