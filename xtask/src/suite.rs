@@ -214,10 +214,16 @@ enum Needs {
 }
 
 /// Tests of the native-speed guest, and on it.
-const NATIVE: [GuestTests; 2] = [
+const NATIVE: [GuestTests; 3] = [
     GuestTests {
         package: "berth-testguest",
         target: "guest",
+        which: &[],
+        needs: Needs::Nothing,
+    },
+    GuestTests {
+        package: "berth-hostagent",
+        target: "engines",
         which: &[],
         needs: Needs::Nothing,
     },

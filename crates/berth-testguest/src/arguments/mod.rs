@@ -101,6 +101,8 @@ pub(crate) struct Hardware {
     pub(crate) network: Option<UserNetwork>,
     /// Address of the first network card, as written.
     pub(crate) mac: Option<String>,
+    /// `-device berth-vsock,directory=…`: vsock as unix sockets, which the guest sees as `/dev/vsock`.
+    pub(crate) vsock: Option<PathBuf>,
     /// `-display vnc=…` or `-vnc …`.
     pub(crate) vnc: Option<VncDisplay>,
 }
@@ -217,6 +219,7 @@ impl Hardware {
             cidata: None,
             network: None,
             mac: None,
+            vsock: None,
             vnc: None,
         }
     }
@@ -328,6 +331,8 @@ impl Hardware {
                 name: options.get("name").unwrap_or("").to_owned(),
                 device: options.get("id").map(str::to_owned),
             });
+        } else if driver == "berth-vsock" {
+            self.vsock = options.get("directory").map(PathBuf::from);
         } else if driver.starts_with("virtio-net") && !*card {
             *card = true;
             self.mac = options.get("mac").map(str::to_owned);

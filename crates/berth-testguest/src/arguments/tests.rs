@@ -31,6 +31,7 @@ fn a_host_agents_command_line_becomes_a_machine() {
          -chardev socket,id=char-qmp,path=/i/qmp.sock,server=on,wait=off -qmp chardev:char-qmp \
          -chardev socket,id=char-ga,path=/i/ga-link.sock,server=on,wait=off -device virtio-serial-pci \
          -device virtserialport,chardev=char-ga,name=io.lima-vm.guest_agent.0,id=ga-port \
+         -device berth-vsock,directory=/i/vsock \
          -qmp unix:/i/qmp-berth.sock,server=on,wait=off -name lima-x -pidfile /i/qemu.pid",
     );
     assert_eq!(machine.name, "lima-x");
@@ -39,6 +40,7 @@ fn a_host_agents_command_line_becomes_a_machine() {
     assert_eq!(machine.disk, Some(PathBuf::from("/i/my,disk")));
     assert_eq!(machine.cidata, Some(PathBuf::from("/i/cidata.iso")));
     assert_eq!(machine.files.len(), 3);
+    assert_eq!(machine.vsock, Some(PathBuf::from("/i/vsock")));
     assert_eq!(machine.mac.as_deref(), Some("52:55:55:83:58:3a"));
     assert_eq!(machine.console.as_deref(), Some("char-serial"));
     let chardev = |id: &str| {

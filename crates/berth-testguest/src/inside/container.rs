@@ -54,6 +54,12 @@ pub(super) fn put_together(boot: &Boot, sources: &Sources) -> Result<Vec<OwnedFd
         }
     }
     mount_root(sources)?;
+    if let Some(directory) = &sources.vsock {
+        let at = format!("{BASE}/vsock");
+        make_dir(&at)?;
+        rustix::mount::mount_bind(path_of(directory), &at)
+            .context("mount the directory of vsock's ports")?;
+    }
     let listen = |(number, _)| listen(&format!("{BASE}/port{number}"));
     boot.ports.iter().enumerate().map(listen).collect()
 }
@@ -147,6 +153,9 @@ pub(super) fn command(boot: &Boot) -> Command {
     if boot.cidata.is_some() {
         command.arg(format!("--bind-ro={BASE}/cidata:{CIDATA}"));
     }
+    if boot.vsock.is_some() {
+        command.arg(format!("--bind={BASE}/vsock:/dev/vsock"));
+    }
     for (number, name) in boot.ports.iter().enumerate() {
         command.arg(format!(
             "--bind={BASE}/port{number}:/dev/virtio-ports/{name}"
@@ -195,6 +204,7 @@ mod tests {
             state: None,
             cidata: None,
             ports: vec!["io.lima-vm.guest_agent.0".to_owned()],
+            vsock: Some("/tmp/ports".into()),
             name: "x".to_owned(),
         };
         let command = command(&boot);
@@ -215,5 +225,6 @@ mod tests {
             arguments
                 .contains(&"--bind=/mnt/port0:/dev/virtio-ports/io.lima-vm.guest_agent.0".into())
         );
+        assert!(arguments.contains(&"--bind=/mnt/vsock:/dev/vsock".into()));
     }
 }

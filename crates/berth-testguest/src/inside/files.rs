@@ -18,6 +18,8 @@ pub(super) struct Sources {
     pub(super) state: Option<OwnedFd>,
     /// The cidata volume.
     pub(super) cidata: Option<File>,
+    /// Directory of unix sockets in the place of vsock.
+    pub(super) vsock: Option<OwnedFd>,
 }
 
 impl Sources {
@@ -30,6 +32,7 @@ impl Sources {
             rootfs: open_directory(&boot.rootfs)?,
             state: boot.state.as_deref().map(open_directory).transpose()?,
             cidata: cidata.transpose()?,
+            vsock: boot.vsock.as_deref().map(open_directory).transpose()?,
         })
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Boot {
     pub(crate) cidata: Option<PathBuf>,
     /// Names of the virtio-serial ports.
     pub(crate) ports: Vec<String>,
+    /// Directory of unix sockets in the place of vsock.
+    pub(crate) vsock: Option<PathBuf>,
     /// Name of the machine.
     pub(crate) name: String,
 }

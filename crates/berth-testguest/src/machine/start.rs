@@ -99,6 +99,7 @@ impl Machine {
                 .iter()
                 .map(|port| port.name.clone())
                 .collect(),
+            vsock: hardware.vsock.clone(),
             name: hardware.name.clone(),
         };
         let group = MachineGroup::create(std::process::id())?;
