@@ -75,7 +75,7 @@ pub enum AgentError {
     #[error("the VM ended by itself: {0}")]
     VmDied(String),
     /// Something could not be taken down.
-    #[error("the VM could not be stopped cleanly:\n{}", .0.join("\n"))]
+    #[error("the instance could not be stopped cleanly:\n{}", .0.join("\n"))]
     Stop(Vec<String>),
     /// Somebody asked to stop before the VM was started.
     #[error("stopped by {0} before the VM was started")]
