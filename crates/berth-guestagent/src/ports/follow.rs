@@ -23,11 +23,14 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// Longest pause, however long a look takes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// So many times as long as a look is the pause after it: a tenth of one processor at most.
+/// So many times as long as looking has taken is the pause after it: a tenth of one processor at most.
 const PAUSE_PER_COST: u32 = 9;
 
-/// How often to look for the end of a socket that was about to go. The time between doubles from [`SHORTEST_PAUSE`] on: a second in
-/// all, which a process can be kept from closing it on a busy machine.
+/// How often to look at once for the end of a socket that was about to go: its process has microseconds of work left to do.
+const PROMPTLY: u32 = 2;
+
+/// How often to look for it after that. The time between doubles from [`SHORTEST_PAUSE`] on: a second in all, which the process can
+/// be kept from closing it on a busy machine.
 const PATIENCE: u32 = 10;
 
 /// How long to wait when the kernel does not answer; doubles from the first to the second.
@@ -60,6 +63,8 @@ pub(super) struct Follower<'a> {
     again: Option<Instant>,
     /// Not before this.
     rested: Instant,
+    /// What looking has cost since the last pause.
+    cost: Duration,
 }
 
 impl<'a> Follower<'a> {
@@ -88,6 +93,7 @@ impl<'a> Follower<'a> {
             enrol: true,
             again: None,
             rested: Instant::now(),
+            cost: Duration::ZERO,
         };
         follower.source.take_over(&follower.by_number);
         follower.take_interest();
@@ -99,6 +105,9 @@ impl<'a> Follower<'a> {
         loop {
             self.look().await;
             self.publish(publish);
+            if self.is_pressed() {
+                continue;
+            }
             loop {
                 match self.next().await {
                     Next::Look => break,
@@ -111,6 +120,11 @@ impl<'a> Follower<'a> {
                 sleep_until(self.rested).await;
             }
         }
+    }
+
+    /// Whether a socket that was about to go should be gone by now.
+    fn is_pressed(&self) -> bool {
+        (1..=PROMPTLY).contains(&self.lingered) && !self.ending.is_empty()
     }
 
     fn take_interest(&mut self) {
@@ -152,9 +166,11 @@ impl<'a> Follower<'a> {
 
     async fn look(&mut self) {
         let news = self.source.take();
+        let is_pressed = self.is_pressed();
         if !news.ending.is_empty() {
             self.ending.extend(news.ending);
-            self.lingered = 0;
+            // Those who close sockets without end must not keep us looking without a pause.
+            self.lingered = if is_pressed { self.lingered } else { 0 };
         }
         self.filter.refresh(self.guest);
         let began = Instant::now();
@@ -166,7 +182,13 @@ impl<'a> Follower<'a> {
         };
         let found = self.scanner.scan(search).await;
         let now = Instant::now();
-        let pause = (now - began) * PAUSE_PER_COST;
+        let before = if is_pressed {
+            self.cost
+        } else {
+            Duration::ZERO
+        };
+        self.cost = before + (now - began);
+        let pause = self.cost * PAUSE_PER_COST;
         self.rested = now + pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         self.again = match found {
             Ok(found) => {
@@ -186,11 +208,11 @@ impl<'a> Follower<'a> {
         let again = found.has_strangers.then_some(now);
         self.ending = found.lingering;
         let linger = (!self.ending.is_empty()).then(|| {
-            let wait = SHORTEST_PAUSE * 2_u32.pow(self.lingered);
+            let slept = self.lingered.saturating_sub(PROMPTLY);
             self.lingered += 1;
-            wait
+            SHORTEST_PAUSE * 2_u32.pow(slept)
         });
-        let linger = linger.filter(|_| self.lingered <= PATIENCE);
+        let linger = linger.filter(|_| self.lingered <= PROMPTLY + PATIENCE);
         if linger.is_none() {
             self.ending.clear();
         }
@@ -313,7 +335,7 @@ mod tests {
         let sockets = watch::Sender::default();
         let mut follower = follower(&scene, &sockets);
         let now = Instant::now();
-        let mut lingering = || {
+        let lingering = |follower: &mut Follower<'_>| {
             let lingering = BTreeSet::from([7]);
             let found = Found {
                 lingering,
@@ -321,10 +343,17 @@ mod tests {
             };
             follower.accept(found, now)
         };
-        for wait in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] {
-            assert_eq!(lingering(), Some(now + Duration::from_millis(wait)));
+        for (wait, is_pressed) in [(1, true), (1, true), (1, false), (2, false), (4, false)]
+            .into_iter()
+            .chain([8, 16, 32, 64, 128, 256, 512].map(|wait| (wait, false)))
+        {
+            assert_eq!(
+                lingering(&mut follower),
+                Some(now + Duration::from_millis(wait))
+            );
+            assert_eq!(follower.is_pressed(), is_pressed);
         }
-        assert_eq!(lingering(), None);
+        assert_eq!(lingering(&mut follower), None);
         assert!(follower.ending.is_empty());
     }
 
