@@ -1,5 +1,6 @@
 //! The same on a virtual machine, as far as can be told in one boot. Needs no root.
 
+mod disks;
 mod shares;
 
 use std::fs;
@@ -14,6 +15,7 @@ use crate::instance::{Home, Instance};
 use crate::names::outage::{Outage, nothing_else_is_hurt};
 use crate::names::upstream::Upstream;
 use crate::names::{FIRST, SECOND, ask, musl_program, name_servers, until};
+use crate::setting;
 
 use self::shares::Shares;
 
@@ -50,6 +52,21 @@ fn from_a_template_to_a_shell_and_back() {
     let _second = outage.end(SECOND);
     instance.stop();
     assert_has_stopped(&instance);
+}
+
+#[test]
+fn directories_by_virtiofs_and_disks_by_serial_number() {
+    let home = Home::emulated();
+    home.set("BERTH_VIRTIOFSD", setting::virtiofsd());
+    disks::create(&home);
+    let shares = Shares::new(&home);
+    let instance = home.instance("x", &(shares.lines("virtiofs") + &disks::lines()));
+    start(&instance);
+    shares.check(&instance, "virtiofs");
+    disks::write(&instance);
+    instance.stop();
+    assert_has_stopped(&instance);
+    disks::assert_kept(&home);
 }
 
 /// Starts the instance; once more where QEMU's emulated processors got stuck in the kernel, long before anything of ours runs in the guest.

@@ -4,10 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::checks::assert_has_stopped;
 use crate::instance::{Home, Instance};
 use crate::mounts::{directory, entry, mounted};
-use crate::setting;
 
 /// Prints the names, kinds and contents of all that lies beneath the current directory.
 const LISTING: &str = "find . -printf '%P %y %l\\n' | LC_ALL=C sort; find . -type f -print0 | LC_ALL=C sort -z | xargs -0 cat | sha256sum";
@@ -115,16 +113,4 @@ fn listing(home: &Home, root: &Path) -> String {
     let root = root.to_string_lossy();
     home.run_program("sh".as_ref(), &["-c", &script, "sh", &root])
         .success()
-}
-
-#[test]
-fn virtiofs_carries_files_both_ways() {
-    let home = Home::emulated();
-    home.set("BERTH_VIRTIOFSD", setting::virtiofsd());
-    let shares = Shares::new(&home);
-    let instance = home.instance("x", &shares.lines("virtiofs"));
-    super::start(&instance);
-    shares.check(&instance, "virtiofs");
-    instance.stop();
-    assert_has_stopped(&instance);
 }
