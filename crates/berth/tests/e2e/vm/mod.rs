@@ -5,7 +5,7 @@ mod shares;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::checks::{assert_has_stopped, assert_lets_us_in, assert_runs};
 use crate::forwarding::expectations::Open;
@@ -22,6 +22,12 @@ use self::shares::Shares;
 /// An address that every host has, and that is not the one that `localhost` means.
 const HOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
 
+/// Name servers of the host, one after the other. Not where the kernel picks ports for those who ask for any.
+const SERVERS: [SocketAddrV4; 2] = [
+    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 78), 5378),
+    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 79), 5378),
+];
+
 /// What the kernel's console says when the kernel has done its part.
 const KERNEL_IS_UP: &str = "as init process";
 
@@ -29,9 +35,8 @@ const KERNEL_IS_UP: &str = "as init process";
 fn from_a_template_to_a_shell_and_back() {
     let home = Home::emulated();
     home.set("BERTH_RESOLV_CONF", home.path("resolv.conf"));
-    let servers = [free_port(), free_port()];
-    name_servers(&home, servers[0]);
-    let first = Upstream::start(servers[0], FIRST);
+    name_servers(&home, SERVERS[0]);
+    let first = Upstream::start(SERVERS[0], FIRST);
     let names = "hostResolver: {hosts: {db.corp.example: 10.0.0.5}}\n";
     let shares = Shares::new(&home);
     let lines = table::rules(HOST) + names + &shares.lines("9p");
@@ -43,9 +48,9 @@ fn from_a_template_to_a_shell_and_back() {
     let ours = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a kernel");
     assert_ne!(kernel, ours, "a kernel of its own");
     check_names(&instance);
-    let second = check_ordinary_names(&instance, servers[1]);
+    let second = check_ordinary_names(&instance, SERVERS[1]);
     drop((first, second));
-    let outage = Outage::begin(&instance, servers[1]);
+    let outage = Outage::begin(&instance, SERVERS[1]);
     nothing_else_is_hurt(&instance);
     check_forwards(&instance);
     shares.check(&instance, "9p");
@@ -145,13 +150,6 @@ fn check_ordinary_names(instance: &Instance<'_>, other: SocketAddrV4) -> Upstrea
     name_servers(instance.home, other);
     until(instance, &ask("moved.example.com"), &SECOND.to_string());
     second
-}
-
-/// An address of loopback that nobody has.
-fn free_port() -> SocketAddrV4 {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let port = socket.local_addr().expect("an address").port();
-    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
 }
 
 /// Ten rows of the table; the native-speed guest has them all.
