@@ -78,7 +78,7 @@ fn directories_by_virtiofs_and_disks_by_serial_number() {
 /// Seen once, with kernel 6.1 on QEMU 7.2; seventy-five bare boots in a row did without.
 #[track_caller]
 fn start(instance: &Instance<'_>) {
-    let outcome = instance.start(&["--timeout", "5m"]);
+    let outcome = instance.start(&["--timeout", "8m"]);
     if outcome.code == Some(0) || instance.read("serial.log").contains(KERNEL_IS_UP) {
         let _ = outcome.success();
         return;
