@@ -43,8 +43,8 @@ pub(super) fn write(instance: &Instance<'_>) {
         let bytes: u64 = said.lines().last().unwrap_or_default().parse().expect(name);
         let most = size << 20;
         assert!(bytes <= most && bytes > most - (4 << 20), "{name}: {bytes}");
-        let refused = instance.home.run(&["disk", "unlock", name]);
-        assert_says(&refused.stderr, &[name, "in use by instance \"x\""]);
+        let refused = instance.home.run(&["disk", "unlock", name]).fatal();
+        assert_says(&refused, &[name, "in use by instance \"x\""]);
     }
 }
 
