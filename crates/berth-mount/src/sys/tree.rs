@@ -49,6 +49,9 @@ const BUFFER: usize = 128 * 1024;
 const MOST_READS: usize = 64;
 /// Bytes of the thread's stack.
 const STACK: usize = 256 * 1024;
+/// Directories of a share that are watched or waiting for it. A guest may make as many as it likes: they cost memory here, and
+/// watches that the host's user has only so many of.
+const MOST_DIRECTORIES: usize = 64 * 1024;
 /// How far a file's times may be behind the clock.
 const COARSE: Duration = Duration::from_secs(2);
 
@@ -66,6 +69,15 @@ impl TreeWatch {
         pending: &Arc<Pending>,
         sight: watch::Sender<Sight>,
     ) -> io::Result<Self> {
+        Self::start_with(directory, pending, sight, MOST_DIRECTORIES)
+    }
+
+    fn start_with(
+        directory: &Path,
+        pending: &Arc<Pending>,
+        sight: watch::Sender<Sight>,
+        most: usize,
+    ) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let watcher = Watcher {
             directory: directory.to_path_buf(),
@@ -74,6 +86,7 @@ impl TreeWatch {
             sight,
             tree: Tree::new()?,
             quiet_since: SystemTime::now(),
+            most,
         };
         thread::Builder::new()
             .name("file events".to_owned())
@@ -112,6 +125,8 @@ struct Watcher {
     tree: Tree,
     /// Nothing before this moment went unnoticed.
     quiet_since: SystemTime,
+    /// [`MOST_DIRECTORIES`] but for tests.
+    most: usize,
 }
 
 impl Watcher {
@@ -260,6 +275,9 @@ impl Watcher {
     fn look(&mut self, from: Vec<u8>, tell: Tell) -> bool {
         let mut ahead = vec![from];
         while let Some(path) = ahead.pop() {
+            if !self.has_room(0) {
+                return false;
+            }
             // What is gone by now, or may not be read, is passed over.
             let Ok(directory) = self.tree.open(&path) else {
                 continue;
@@ -268,7 +286,9 @@ impl Watcher {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(Errno::NOSPC) => {
-                    self.no_more_watches();
+                    self.partly(
+                        "the kernel watches no more directories for this user: raise fs.inotify.max_user_watches (sysctl)",
+                    );
                     return false;
                 }
                 Err(why) => {
@@ -294,22 +314,36 @@ impl Watcher {
                 {
                     return true;
                 }
-                if found.is_directory {
-                    ahead.push(child);
+                if !found.is_directory {
+                    continue;
                 }
+                if !self.has_room(ahead.len()) {
+                    return false;
+                }
+                ahead.push(child);
             }
         }
         true
     }
 
-    fn no_more_watches(&self) {
-        self.sight.send_replace(Sight::Partly(
-            "the kernel watches no more directories for this user: raise fs.inotify.max_user_watches (sysctl)".to_owned(),
-        ));
+    /// Whether one more directory is watched besides those that wait for it.
+    fn has_room(&self, waiting: usize) -> bool {
+        let has_room = self.tree.nodes.len() + waiting < self.most;
+        if !has_room {
+            self.partly(&format!(
+                "it has more than {} directories: share those that matter one by one",
+                self.most
+            ));
+        }
+        has_room
+    }
+
+    fn partly(&self, why: &str) {
+        self.sight.send_replace(Sight::Partly(why.to_owned()));
     }
 
     fn blind(&self, why: &io::Error) {
-        self.sight.send_replace(Sight::Partly(why.to_string()));
+        self.partly(&why.to_string());
     }
 }
 

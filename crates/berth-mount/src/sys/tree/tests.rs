@@ -178,6 +178,7 @@ async fn what_the_kernel_could_not_keep_is_looked_for() {
         sight: watch::channel(Sight::Dark).0,
         tree: Tree::new().unwrap(),
         quiet_since: SystemTime::now(),
+        most: MOST_DIRECTORIES,
     };
     watcher.rebuild(Tell::Nothing);
     watcher.quiet_since = SystemTime::now();
@@ -200,4 +201,24 @@ fn only_what_changed_since_then_is_news() {
     assert!(changed(&found, written));
     assert!(changed(&found, written + COARSE));
     assert!(!changed(&found, written + COARSE * 2));
+}
+
+#[tokio::test]
+async fn directories_without_end_are_an_end_of_watching_and_said() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("a/b")).unwrap();
+    let pending = Arc::new(Pending::default());
+    let (tell, mut sight) = watch::channel(Sight::Dark);
+    // The shared one, `a` and `b`.
+    let _watch = TreeWatch::start_with(root.path(), &pending, tell, 3).unwrap();
+    let mut see = async |is_it: fn(&Sight) -> bool| {
+        let seen = tokio::time::timeout(HANG, sight.wait_for(is_it)).await;
+        drop(seen.unwrap().unwrap());
+    };
+    see(|sight| *sight == Sight::Clear).await;
+    fs::create_dir(root.path().join("a/b/c")).unwrap();
+    see(|sight| matches!(sight, Sight::Partly(why) if why.contains("more than 3 directories")))
+        .await;
+    fs::write(root.path().join("a/b/file"), "").unwrap();
+    until(&pending, ["a/b/file".to_owned()].into_iter()).await;
 }
