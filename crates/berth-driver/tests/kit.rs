@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use berth_config::model::Arch;
 use berth_config::platform::{HostOs, HostPlatform};
-use berth_driver::driver::{Driver, DriverContext, RunningVm, SnapshotAction, SshPort, VmEvent};
+use berth_driver::driver::{Driver, DriverContext, SnapshotAction, SshPort, VmEvent};
 use berth_driver::error::DriverError;
 use berth_driver::kit::{Flavour, KitDriver};
 use berth_driver::krunkit::Krunkit;
@@ -22,7 +22,7 @@ use berth_driver::stop_orphan;
 use berth_driver::vz::Vz;
 use berth_process::identity::ProcessIdentity;
 use serde_json::{Value, json};
-use support::{Instance, ladder, patient};
+use support::{Instance, exit_of, ladder, patient};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixDatagram};
 
@@ -132,11 +132,6 @@ fn both() -> [&'static dyn Flavour; 2] {
     [&Vz, &Krunkit]
 }
 
-async fn end(vm: &mut RunningVm) -> berth_driver::driver::VmExit {
-    let exit = tokio::time::timeout(HANG, vm.exit.wait_for(Option::is_some)).await;
-    exit.unwrap().unwrap().clone().unwrap()
-}
-
 #[tokio::test]
 async fn a_whole_life() {
     for flavour in both() {
@@ -175,7 +170,7 @@ async fn a_whole_life() {
         assert!(error.contains(&wanted), "{error}");
 
         fake.driver.stop(patient()).await.unwrap();
-        assert_eq!(end(&mut vm).await.failure, None);
+        assert_eq!(exit_of(&mut vm).await.failure, None);
         fake.assert_gone();
         assert_eq!(
             idle.read(&mut banner).await.unwrap_or(0),
@@ -297,7 +292,7 @@ async fn a_crash_is_seen_at_once() {
             .args(["-KILL", &pid])
             .status();
         assert!(killed.unwrap().success());
-        let failure = end(&mut vm).await.failure.unwrap();
+        let failure = exit_of(&mut vm).await.failure.unwrap();
         assert!(failure.starts_with("killed by signal 9"), "{failure}");
         fake.driver.stop(patient()).await.unwrap();
         fake.assert_gone();
@@ -325,7 +320,7 @@ async fn the_ladder_is_climbed_down() {
         let short = Duration::from_millis(500);
         fake.driver.stop(ladder(short, short).0).await.unwrap();
         assert_eq!(fake.logged("POST"), orders, "{behaviour}");
-        let failure = end(&mut vm).await.failure;
+        let failure = exit_of(&mut vm).await.failure;
         let killed = failure
             .as_deref()
             .is_some_and(|how| how.starts_with("killed by signal 9"));
@@ -376,7 +371,7 @@ async fn an_orphan_is_ended_by_whoever_finds_it() {
         stop_orphan(flavour.name(), dir, &vm.identity, &patient())
             .await
             .unwrap();
-        end(&mut vm).await;
+        exit_of(&mut vm).await;
         fake.assert_gone();
         stop_orphan(flavour.name(), dir, &vm.identity, &patient())
             .await

@@ -15,7 +15,7 @@ use berth_driver::qemu::argv::argv;
 use berth_driver::qemu::stop_orphan;
 use berth_process::identity::ProcessIdentity;
 use serde_json::json;
-use support::{Instance, ladder, patient};
+use support::{Instance, exit_of, ladder, patient};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// No guest hears the power button.
@@ -71,13 +71,7 @@ async fn starts_forwards_and_stops() {
     ));
 
     driver.stop(without_power_button()).await.unwrap();
-    let exit = vm
-        .exit
-        .wait_for(Option::is_some)
-        .await
-        .unwrap()
-        .clone()
-        .unwrap();
+    let exit = exit_of(&mut vm).await;
     assert_eq!((exit.failure, exit.stderr_tail.as_str()), (None, ""));
     instance.assert_only_logs_are_left();
 }

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![cfg(unix)]
 
+mod orphans;
+mod stopping;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -16,7 +19,7 @@ use berth_driver::qemu::argv::argv;
 use berth_driver::qemu::{QemuDriver, stop_orphan};
 use berth_process::identity::ProcessIdentity;
 use serde_json::json;
-use support::{Instance, ladder, patient, python};
+use support::{Instance, exit_of, ladder, patient, python};
 use tokio::io::AsyncReadExt as _;
 
 /// An instance whose QEMU behaves in one way.
@@ -101,13 +104,7 @@ async fn a_whole_life() {
     );
 
     fake.driver.stop(patient()).await.unwrap();
-    let exit = vm
-        .exit
-        .wait_for(Option::is_some)
-        .await
-        .unwrap()
-        .clone()
-        .unwrap();
+    let exit = exit_of(&mut vm).await;
     assert_eq!(exit.failure, None);
     fake.assert_gone();
     fake.driver.stop(patient()).await.unwrap();
@@ -327,231 +324,9 @@ async fn a_monitor_that_does_not_answer_has_a_deadline() {
     // Neither power button nor quit: SIGTERM does it.
     let (steps, _calm) = ladder(Duration::ZERO, Duration::from_secs(60));
     fake.driver.stop(steps).await.unwrap();
-    let exit = vm
-        .exit
-        .wait_for(Option::is_some)
-        .await
-        .unwrap()
-        .clone()
-        .unwrap();
+    let exit = exit_of(&mut vm).await;
     assert_eq!(exit.failure, None);
     fake.assert_gone();
-}
-
-#[tokio::test]
-async fn a_guest_that_ignores_the_power_button_is_quit() {
-    let fake = Fake::new("ignores-powerdown");
-    let mut vm = fake.driver.start().await.unwrap();
-    let (steps, _calm) = ladder(Duration::from_millis(50), Duration::from_secs(60));
-    fake.driver.stop(steps).await.unwrap();
-    assert_eq!(fake.logged("command")[1..], ["system_powerdown", "quit"]);
-    let exit = vm
-        .exit
-        .wait_for(Option::is_some)
-        .await
-        .unwrap()
-        .clone()
-        .unwrap();
-    assert_eq!(exit.failure, None);
-    fake.assert_gone();
-}
-
-#[tokio::test]
-async fn a_guest_that_takes_its_time_gets_it() {
-    let fake = Fake::new("late");
-    fake.driver.start().await.unwrap();
-    fake.driver.stop(patient()).await.unwrap();
-    assert_eq!(fake.logged("command")[1..], ["system_powerdown"]);
-    fake.assert_gone();
-}
-
-#[tokio::test]
-async fn a_qemu_that_obeys_nothing_is_killed() {
-    let fake = Fake::new("stubborn");
-    let mut vm = fake.driver.start().await.unwrap();
-    let (steps, _calm) = ladder(Duration::from_millis(50), Duration::from_millis(50));
-    fake.driver.stop(steps).await.unwrap();
-    let exit = vm
-        .exit
-        .wait_for(Option::is_some)
-        .await
-        .unwrap()
-        .clone()
-        .unwrap();
-    assert_eq!(
-        exit.failure.as_deref(),
-        Some("killed by signal 9 (SIGKILL)")
-    );
-    fake.assert_gone();
-}
-
-#[tokio::test]
-async fn those_in_a_hurry_need_not_wait() {
-    let fake = Fake::new("ignores-powerdown");
-    let mut vm = fake.driver.start().await.unwrap();
-    let (steps, hurry) = ladder(Duration::from_secs(3600), Duration::from_secs(3600));
-    let (stopped, ()) = tokio::join!(fake.driver.stop(steps), async { hurry.send(true).unwrap() });
-    stopped.unwrap();
-    let exit = vm
-        .exit
-        .wait_for(Option::is_some)
-        .await
-        .unwrap()
-        .clone()
-        .unwrap();
-    assert_eq!(
-        exit.failure.as_deref(),
-        Some("killed by signal 9 (SIGKILL)")
-    );
-    fake.assert_gone();
-}
-
-#[tokio::test]
-async fn a_vm_that_dies_by_itself_says_why() {
-    let fake = Fake::new("dies-later");
-    let mut vm = fake.driver.start().await.unwrap();
-    let exit = vm
-        .exit
-        .wait_for(Option::is_some)
-        .await
-        .unwrap()
-        .clone()
-        .unwrap();
-    let failure = exit.failure.unwrap();
-    assert!(
-        failure.starts_with("killed by signal 6 (SIGABRT)"),
-        "{failure}"
-    );
-    assert!(
-        exit.stderr_tail.ends_with("qemu: internal error"),
-        "{}",
-        exit.stderr_tail
-    );
-    fake.driver.stop(patient()).await.unwrap();
-    fake.assert_gone();
-}
-
-#[tokio::test]
-async fn a_start_that_is_cancelled_leaves_nothing_after_stop() {
-    let fake = Fake::new("no-greeting");
-    fake.driver.plan().await.unwrap();
-    {
-        let start = fake.driver.start();
-        tokio::pin!(start);
-        // Until the process is there, and then no further.
-        while fake.logged("run").is_empty() {
-            let turn = tokio::time::timeout(Duration::from_millis(20), &mut start).await;
-            assert!(turn.is_err(), "it cannot have started");
-        }
-        assert!(fake.lives());
-    }
-    fake.driver.stop(patient()).await.unwrap();
-    fake.assert_gone();
-}
-
-#[tokio::test]
-async fn a_driver_that_is_forgotten_takes_its_vm_along() {
-    let mut fake = Fake::new("obeys");
-    let mut vm = fake.driver.start().await.unwrap();
-    fake.driver = fake.instance.driver(&json!({}));
-    let exit = vm
-        .exit
-        .wait_for(Option::is_some)
-        .await
-        .unwrap()
-        .clone()
-        .unwrap();
-    assert_eq!(
-        exit.failure.as_deref(),
-        Some("killed by signal 9 (SIGKILL)")
-    );
-}
-
-/// Starts the fake as an agent that was killed leaves it: nobody's child that we know of, its identity on record.
-async fn orphan(fake: &Fake) -> ProcessIdentity {
-    let plan = fake.driver.plan().await.unwrap();
-    let started = Command::new("sh")
-        .args(["-c", "\"$@\" >&2 </dev/null & echo $!", "sh"])
-        .arg(&plan.program.path)
-        .args(argv(&plan))
-        .stderr(std::process::Stdio::null())
-        .output()
-        .unwrap();
-    let pid = String::from_utf8(started.stdout).unwrap();
-    let identity = ProcessIdentity::of(pid.trim().parse().unwrap()).unwrap();
-    let dir = &fake.instance.dir;
-    while !(dir.qmp_sock().exists() && dir.qmp_berth_sock().exists()) {
-        assert!(identity.is_alive());
-        tokio::task::yield_now().await;
-    }
-    identity
-}
-
-#[tokio::test]
-async fn orphans_are_stopped_by_their_recorded_identity() {
-    for (behaviour, commands) in [
-        ("obeys", vec!["qmp_capabilities", "system_powerdown"]),
-        (
-            "ignores-powerdown",
-            vec!["qmp_capabilities", "system_powerdown", "quit"],
-        ),
-        ("garbage-greeting", vec![]),
-    ] {
-        let fake = Fake::new(behaviour);
-        let identity = orphan(&fake).await;
-        let (steps, _calm) = ladder(Duration::from_secs(1), Duration::from_secs(60));
-        stop_orphan(&fake.instance.dir, &identity, &steps)
-            .await
-            .unwrap();
-        assert_eq!(fake.logged("command"), commands, "{behaviour}");
-        fake.assert_gone();
-        // Once more, now that it is gone.
-        stop_orphan(&fake.instance.dir, &identity, &steps)
-            .await
-            .unwrap();
-    }
-}
-
-#[tokio::test]
-async fn an_orphan_is_named_and_left_alone_by_a_start() {
-    let fake = Fake::new("obeys");
-    let identity = orphan(&fake).await;
-    let error = fake.driver.start().await.unwrap_err().to_string();
-    let pid = identity.pid;
-    assert!(
-        error.contains(&format!("runs already (pid {pid})")),
-        "{error}"
-    );
-    fake.driver.stop(patient()).await.unwrap();
-    assert!(identity.is_alive());
-    assert!(fake.instance.dir.vm_pid("qemu").exists());
-    stop_orphan(&fake.instance.dir, &identity, &patient())
-        .await
-        .unwrap();
-    assert_eq!(fake.logged("command").last().unwrap(), "system_powerdown");
-    fake.assert_gone();
-}
-
-#[tokio::test]
-async fn a_recycled_pid_is_left_alone() {
-    let fake = Fake::new("obeys");
-    let identity = orphan(&fake).await;
-    let earlier = ProcessIdentity {
-        start_time: identity.start_time - 1,
-        ..identity.clone()
-    };
-    stop_orphan(&fake.instance.dir, &earlier, &patient())
-        .await
-        .unwrap();
-    assert!(identity.is_alive());
-    stop_orphan(
-        &fake.instance.dir,
-        &identity,
-        &ladder(Duration::ZERO, Duration::from_secs(60)).0,
-    )
-    .await
-    .unwrap();
-    assert!(!identity.is_alive());
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use berth_config::model::Arch;
 use berth_config::platform::{HostOs, HostPlatform};
 use berth_config::size::Size;
-use berth_driver::driver::{DriverContext, StopLadder};
+use berth_driver::driver::{DriverContext, RunningVm, StopLadder, VmExit};
 use berth_driver::qemu::QemuDriver;
 use berth_instance::dir::InstanceDir;
 use serde_json::{Value, json};
@@ -164,4 +164,11 @@ pub(crate) fn python() -> &'static str {
     } else {
         "python3"
     }
+}
+
+/// Waits for the end of a VM; only a hang takes longer than that.
+pub(crate) async fn exit_of(vm: &mut RunningVm) -> VmExit {
+    const HANG: Duration = Duration::from_secs(120);
+    let exit = tokio::time::timeout(HANG, vm.exit.wait_for(Option::is_some)).await;
+    exit.unwrap().unwrap().clone().unwrap()
 }
