@@ -7,6 +7,7 @@ use std::time::Duration;
 use berth_image::error::with_causes;
 use berth_process::adopt::Adopted;
 use berth_process::exit::{Exit, Signal, gone};
+use berth_process::identity::ProcessIdentity;
 use berth_process::ladder::{self, Rung};
 use berth_process::spawn::{Child, SpawnError};
 use tokio::sync::watch;
@@ -29,6 +30,20 @@ pub(crate) fn not_started(program: &Path, error: SpawnError) -> DriverError {
             why: with_causes(&other),
         },
     }
+}
+
+/// Connects to a socket that is there, if whoever listens takes the connection in time.
+pub(crate) async fn connect_within(
+    socket: &Path,
+    limit: Duration,
+) -> Result<sys::LocalStream, DriverError> {
+    tokio::time::timeout(limit, sys::connect(socket))
+        .await
+        .map_err(|_| DriverError::Timeout {
+            what: format!("a connection to {}", socket.display()),
+            seconds: limit.as_secs(),
+        })?
+        .map_err(DriverError::io("connect to", socket))
 }
 
 /// Connects to a socket as soon as it is there.
@@ -68,6 +83,17 @@ pub(crate) fn watch_exit(vm: &Arc<Child>, tasks: &TaskTracker) -> watch::Receive
         }));
     });
     receiver
+}
+
+/// The VM of an agent that is gone, by the identity that it recorded; `None` if it is gone, too.
+pub(crate) fn adopt(
+    program: &str,
+    identity: &ProcessIdentity,
+) -> Result<Option<Adopted>, DriverError> {
+    Adopted::open(identity.clone()).map_err(|error| DriverError::Program {
+        program: format!("{program} (pid {})", identity.pid),
+        why: format!("cannot be watched: {error}"),
+    })
 }
 
 /// A process that is to end.

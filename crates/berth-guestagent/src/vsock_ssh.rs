@@ -8,11 +8,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use berth_link::guest::VsockListener;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use berth_relay::{Copied, RelayError, Tally, join};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::args::chain;
 
 /// sshd's port, of vsock and of TCP.
 const PORT: u16 = 22;
@@ -41,7 +44,7 @@ pub(crate) async fn serve(device: &Path, cancel: CancellationToken) {
             tasks.spawn(async move {
                 let _place = place;
                 if let Some(Err(why)) = cancel.run_until_cancelled(pass_on(host)).await {
-                    tracing::debug!("a connection to sshd has ended: {why}");
+                    tracing::debug!("a connection to sshd has ended: {}", chain(&why));
                 }
             });
         }
@@ -49,13 +52,12 @@ pub(crate) async fn serve(device: &Path, cancel: CancellationToken) {
     cancel.run_until_cancelled(passing_on).await;
 }
 
-async fn pass_on(mut host: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+async fn pass_on(host: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), RelayError> {
     let addresses = [
         SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
         SocketAddr::from((Ipv6Addr::LOCALHOST, PORT)),
     ];
-    let mut sshd = TcpStream::connect(&addresses[..]).await?;
-    sshd.set_nodelay(true)?;
-    copy_bidirectional(&mut host, &mut sshd).await?;
-    Ok(())
+    let sshd = TcpStream::connect(&addresses[..]).await;
+    let sshd = sshd.map_err(RelayError::Local)?;
+    join(sshd, Copied(host), &Tally::default()).await
 }

@@ -117,17 +117,9 @@ pub(crate) async fn serve(
     tracker: TaskTracker,
     cancel: CancellationToken,
 ) {
-    while let Some(accepted) = cancel.run_until_cancelled(listener.accept()).await {
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(why) => {
-                // Out of descriptors: the next accept fails the same way until some are free again.
-                tracing::warn!(error = %why, "cannot accept on ha.sock");
-                let pause = tokio::time::sleep(Duration::from_millis(100));
-                cancel.run_until_cancelled(pause).await;
-                continue;
-            }
-        };
+    let told = |why| tracing::warn!(error = %why, "cannot accept on ha.sock");
+    let next = || berth_relay::accept::next(|| listener.accept(), told);
+    while let Some(stream) = cancel.run_until_cancelled(next()).await {
         let state = state.clone();
         let cancel = cancel.clone();
         tracker.spawn(async move {

@@ -7,9 +7,11 @@
 //! | [`local`] | the socket on this side, TCP or unix |
 //! | [`remote`] | the stream to the other end |
 //! | [`tally`] | what went through, for whoever shows it |
+//! | [`accept`] | taking connections, whatever happens |
 //! | [`udp`] | flows of datagrams, one stream for each client |
 //! | `buffers` | the buffers that busy connections share |
 
+pub mod accept;
 mod buffers;
 pub mod join;
 pub mod local;

@@ -36,15 +36,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Shared) {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
             };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(why) => {
-                    // Out of descriptors: the next one fails the same way until some are free again.
-                    tracing::debug!(%why, "a connection was not accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
+            let told = |why| tracing::debug!(%why, "a connection was not accepted");
+            let (stream, _) = berth_relay::accept::next(|| listener.accept(), told).await;
             resolver.counters.tcp_connections.one();
             let shared = shared.clone();
             tracker.spawn(async move {

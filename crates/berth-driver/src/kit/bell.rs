@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use berth_relay::accept;
 use tokio::sync::broadcast;
 
 use crate::driver::VmEvent;
@@ -23,13 +24,10 @@ pub(super) fn hang(
     let listener = LocalListener::bind(socket)?;
     life.spawn(async move {
         loop {
-            let rung = listener.accept().await.map(drop);
-            if let Err(error) = rung {
-                tracing::warn!(%error, "The guest agent's bell is out of order.");
-            } else {
-                // Nobody listens for events: nobody waits for the agent.
-                let _ = events.send(VmEvent::AgentPort { open: true });
-            }
+            let told = |error| tracing::warn!(%error, "The guest agent's bell is out of order.");
+            drop(accept::next(|| listener.accept(), told).await);
+            // Nobody listens for events: nobody waits for the agent.
+            let _ = events.send(VmEvent::AgentPort { open: true });
             tokio::time::sleep(PAUSE).await;
         }
     });

@@ -34,7 +34,6 @@ use async_trait::async_trait;
 use berth_config::model::{Config, MountType};
 use berth_config::platform::HostPlatform;
 use berth_image::disk::{self, Wanted};
-use tokio::sync::watch;
 
 pub use plan::{Boot, Disk, Nic, Plan, Share, Way};
 pub(crate) use stop::stop_orphan;
@@ -49,8 +48,8 @@ use crate::error::DriverError;
 use crate::files::disk_files;
 use crate::kit::life::Life;
 use crate::kit::rest::ANSWER_LIMIT;
+use crate::process::connect_within;
 use crate::programs;
-use crate::sys;
 
 /// vsock port where the guest agent listens: Lima's.
 pub const AGENT_PORT: u32 = 2222;
@@ -235,16 +234,10 @@ impl Driver for KitDriver {
             limit: self.start_limit,
         };
         let started = task.start(&life).await;
-        if started.is_err() {
-            let (_calm, hurry) = watch::channel(true);
-            let at_once = StopLadder {
-                power_down: Duration::ZERO,
-                quit: Duration::ZERO,
-                hurry,
-            };
-            if let Err(error) = self.stop(at_once).await {
-                tracing::error!(%error, "A failed start left something behind.");
-            }
+        if started.is_err()
+            && let Err(error) = self.stop(StopLadder::at_once()).await
+        {
+            tracing::error!(%error, "A failed start left something behind.");
         }
         started
     }
@@ -266,14 +259,7 @@ impl Driver for KitDriver {
     }
 
     async fn guest_agent_conn(&self) -> Result<Option<Box<dyn AgentStream>>, DriverError> {
-        let socket = self.context.dir.ga_sock();
-        let stream = tokio::time::timeout(ANSWER_LIMIT, sys::connect(&socket))
-            .await
-            .map_err(|_| DriverError::Timeout {
-                what: format!("a connection to {}", socket.display()),
-                seconds: ANSWER_LIMIT.as_secs(),
-            })?
-            .map_err(DriverError::io("connect to", &socket))?;
+        let stream = connect_within(&self.context.dir.ga_sock(), ANSWER_LIMIT).await?;
         Ok(Some(Box::new(stream)))
     }
 

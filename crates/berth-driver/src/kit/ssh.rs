@@ -4,8 +4,9 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
+use berth_image::error::with_causes;
+use berth_relay::{Copied, Tally, accept};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -13,12 +14,10 @@ use crate::driver::SshPort;
 use crate::error::DriverError;
 use crate::kit::life::Life;
 use crate::kit::rest::ANSWER_LIMIT;
-use crate::sys;
+use crate::process::connect_within;
 
 /// Connections at a time; more wait. sshd has limits of its own.
 const CONNECTIONS: usize = 256;
-/// After an error that may go by, such as too many open files.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens on the port that is wanted, and relays until the life is over.
 pub(super) fn listen(
@@ -32,20 +31,14 @@ pub(super) fn listen(
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         // Closed never.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-            let near = match listener.accept().await {
-                Ok((near, _)) => near,
-                Err(error) => {
-                    tracing::warn!(%error, "A connection to the guest's sshd was not accepted.");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            };
+            let told = |error| tracing::warn!(%error, "A connection to the guest's sshd was not accepted.");
+            let (near, _) = accept::next(|| listener.accept(), told).await;
             let Some(life) = weak.upgrade() else { return };
             let socket = socket.clone();
             life.spawn(async move {
                 let _place = place;
                 if let Err(error) = relay(near, &socket).await {
-                    tracing::debug!(%error, "A connection to the guest's sshd has ended.");
+                    tracing::debug!(error, "A connection to the guest's sshd has ended.");
                 }
             });
         }
@@ -75,9 +68,10 @@ fn bind(port: SshPort) -> Result<(TcpListener, SocketAddr), DriverError> {
         })
 }
 
-async fn relay(mut near: TcpStream, socket: &Path) -> io::Result<()> {
-    near.set_nodelay(true)?;
-    let mut far = tokio::time::timeout(ANSWER_LIMIT, sys::connect(socket)).await??;
-    tokio::io::copy_bidirectional(&mut near, &mut far).await?;
-    Ok(())
+/// The error is for people.
+async fn relay(near: TcpStream, socket: &Path) -> Result<(), String> {
+    let far = connect_within(socket, ANSWER_LIMIT).await;
+    let far = far.map_err(|error| with_causes(&error))?;
+    let joined = berth_relay::join(near, Copied(far), &Tally::default()).await;
+    joined.map_err(|error| with_causes(&error))
 }

@@ -1,7 +1,6 @@
 //! Ending a VM: ask the guest, then the program, then the kernel.
 
 use berth_instance::dir::InstanceDir;
-use berth_process::adopt::Adopted;
 use berth_process::exit::Signal;
 use berth_process::identity::ProcessIdentity;
 use berth_process::ladder::Rung;
@@ -38,11 +37,7 @@ pub(crate) async fn stop_orphan(
     identity: &ProcessIdentity,
     steps: &StopLadder,
 ) -> Result<(), DriverError> {
-    let adopted = Adopted::open(identity.clone()).map_err(|error| DriverError::Program {
-        program: format!("{} (pid {})", flavour.program(), identity.pid),
-        why: format!("cannot be watched: {error}"),
-    })?;
-    if let Some(vm) = &adopted {
+    if let Some(vm) = &process::adopt(flavour.program(), identity)? {
         descend(flavour, dir, Target::Adopted(vm), steps).await?;
     }
     files::clear_after_end(dir, flavour.name())

@@ -53,6 +53,7 @@ use crate::driver::{
 };
 use crate::error::DriverError;
 use crate::files::disk_files;
+use crate::process::connect_within;
 use crate::programs;
 use crate::qemu::argv::AGENT_PORT;
 use crate::qemu::firmware::Search;
@@ -288,16 +289,10 @@ impl Driver for QemuDriver {
             monitor_limit: self.monitor_limit,
         };
         let started = start::start(&plan, surroundings, &life).await;
-        if started.is_err() {
-            let (_calm, hurry) = tokio::sync::watch::channel(true);
-            let at_once = StopLadder {
-                power_down: Duration::ZERO,
-                quit: Duration::ZERO,
-                hurry,
-            };
-            if let Err(error) = self.stop(at_once).await {
-                tracing::error!(%error, "A failed start left something behind.");
-            }
+        if started.is_err()
+            && let Err(error) = self.stop(StopLadder::at_once()).await
+        {
+            tracing::error!(%error, "A failed start left something behind.");
         }
         started
     }
@@ -314,14 +309,7 @@ impl Driver for QemuDriver {
     }
 
     async fn guest_agent_conn(&self) -> Result<Option<Box<dyn AgentStream>>, DriverError> {
-        let socket = self.context.dir.ga_link_sock();
-        let stream = tokio::time::timeout(qmp::COMMAND_LIMIT, sys::connect(&socket))
-            .await
-            .map_err(|_| DriverError::Timeout {
-                what: format!("a connection to {}", socket.display()),
-                seconds: qmp::COMMAND_LIMIT.as_secs(),
-            })?
-            .map_err(DriverError::io("connect to", &socket))?;
+        let stream = connect_within(&self.context.dir.ga_link_sock(), qmp::COMMAND_LIMIT).await?;
         Ok(Some(Box::new(stream)))
     }
 

@@ -1,7 +1,6 @@
 //! Ending a VM: ask the guest, then QEMU, then the kernel.
 
 use berth_instance::dir::InstanceDir;
-use berth_process::adopt::Adopted;
 use berth_process::exit::Signal;
 use berth_process::identity::ProcessIdentity;
 use berth_process::ladder::Rung;
@@ -51,11 +50,7 @@ pub async fn stop_orphan(
     identity: &ProcessIdentity,
     steps: &StopLadder,
 ) -> Result<(), DriverError> {
-    let adopted = Adopted::open(identity.clone()).map_err(|error| DriverError::Program {
-        program: format!("QEMU (pid {})", identity.pid),
-        why: format!("cannot be watched: {error}"),
-    })?;
-    if let Some(vm) = &adopted {
+    if let Some(vm) = &process::adopt("QEMU", identity)? {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let monitor = reach_monitor(dir, &tasks, &cancel).await;
         let ended = descend(Target::Adopted(vm), monitor.as_ref(), steps).await;

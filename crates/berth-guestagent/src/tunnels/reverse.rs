@@ -7,7 +7,7 @@ use std::time::Duration;
 use berth_link::event::ReverseListener;
 use berth_link::guest::ReverseOpener;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,9 +23,6 @@ const MOST_LISTENERS: usize = 64;
 
 /// How long it may take to listen. The host waits little longer for an answer.
 const LIMIT: Duration = Duration::from_millis(2_500);
-
-/// Pause after a connection could not be accepted, for want of descriptors: nobody tells when there are some.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// The listeners that the host asked for.
 #[derive(Debug)]
@@ -175,14 +172,10 @@ fn timed_out(path: &str) -> TunnelError {
 
 /// Accepts connections for as long as it is polled.
 async fn accept_all(house: &Arc<House>, listener: &UnixListener, opener: &ReverseOpener, id: u32) {
+    let told = |why| tracing::debug!("a connection could not be accepted: {why}");
     loop {
-        match listener.accept().await {
-            Ok((socket, _)) => pass_on(house, socket, opener, id),
-            Err(why) => {
-                tracing::debug!("a connection could not be accepted: {why}");
-                sleep(PAUSE).await;
-            }
-        }
+        let (socket, _) = berth_relay::accept::next(|| listener.accept(), told).await;
+        pass_on(house, socket, opener, id);
     }
 }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -16,8 +15,6 @@ const HOST: u32 = 2;
 const ANY: u32 = u32::MAX;
 /// Connections that may wait.
 const BACKLOG: i32 = 128;
-/// After an error that may go by, such as too many open files.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// A port that listens.
 #[derive(Debug)]
@@ -48,14 +45,10 @@ impl Listener {
 
     /// Waits for the host. Others, programs of this guest, are turned away.
     pub(crate) async fn accept(&self) -> UnixStream {
+        let told = |why| tracing::warn!("a connection over vsock was not accepted: {why}");
         loop {
-            match self.accept_one().await {
-                Ok(Some(stream)) => return stream,
-                Ok(None) => {}
-                Err(why) => {
-                    tracing::warn!("a connection over vsock was not accepted: {why}");
-                    tokio::time::sleep(PAUSE).await;
-                }
+            if let Some(stream) = berth_relay::accept::next(|| self.accept_one(), told).await {
+                return stream;
             }
         }
     }
