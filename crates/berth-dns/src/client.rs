@@ -38,7 +38,7 @@ pub fn ask(
         .ok_or_else(|| io::Error::other("the answer is malformed"))
 }
 
-fn message(name: &Name, kind: RecordType) -> io::Result<Vec<u8>> {
+pub(crate) fn message(name: &Name, kind: RecordType) -> io::Result<Vec<u8>> {
     let asked = Query::new(name, kind, Transport::Udp);
     let mut message = vec![0; HEADER];
     getrandom::fill(&mut message[..2]).map_err(io::Error::other)?;

@@ -58,7 +58,6 @@ struct Side {
     process: Process,
     udp: u16,
     tcp: u16,
-    forwards: bool,
 }
 
 /// What dnsperf is to do.
@@ -103,7 +102,7 @@ pub(super) fn run(workspace: &Workspace, args: &DnsArgs) -> Result<()> {
     let _upstream = Nsd::start(&directory, FORWARDED)?;
     let resolv_conf = directory.join("resolv.conf");
     write(&resolv_conf, &format!("nameserver {}\n", Nsd::ADDRESS))?;
-    lab.set("BERTH_RESOLV_CONF", resolv_conf);
+    lab.set("BERTH_RESOLV_CONF", resolv_conf.clone());
     let dnsmasq = Dnsmasq::start(&directory, Nsd::ADDRESS, STATIC)?;
     let before = load();
     println!("bench: start berth's instance");
@@ -115,19 +114,18 @@ pub(super) fn run(workspace: &Workspace, args: &DnsArgs) -> Result<()> {
             process: instance.host_agent()?,
             udp,
             tcp,
-            forwards: true,
         },
         Side {
             name: "dnsmasq",
             process: dnsmasq.process(),
             udp: dnsmasq.port(),
             tcp: dnsmasq.port(),
-            forwards: true,
         },
     ];
     let mut lima = Lima::find(&lab)?;
     if let Some(lima) = &mut lima {
         println!("bench: {}", lima.version()?);
+        lima.set_resolv_conf(resolv_conf);
         let directory = lima.start(Forwarder::Grpc)?;
         let process = Process::of_pid_file(&directory.join("ha.pid"))?;
         let (udp, tcp) = ports_of_lima(process)?;
@@ -136,7 +134,6 @@ pub(super) fn run(workspace: &Workspace, args: &DnsArgs) -> Result<()> {
             process,
             udp,
             tcp,
-            forwards: false,
         });
     }
     let queries = Queries::write(&directory)?;
@@ -224,15 +221,13 @@ fn measure(side: &Side, numbers: &mut Numbers, queries: &Queries, args: &DnsArgs
     if let Some(rate) = client::pipelined(side.tcp, QUESTIONS, STATIC)? {
         numbers.pipelined.push(rate);
     }
-    if side.forwards {
-        let forwarded = dnsperf(side, queries.fresh()?, &load(20))?;
-        numbers.forwarded_rate.push(forwarded.rate);
-        numbers.forwarded_cost.push(forwarded.cost);
-        let round = queries.next.replace(queries.next.get() + 1);
-        let name = |n: u32| format!("l{n}.r{round}.{FORWARDED}");
-        let latency = client::latency(side.udp, QUESTIONS / 10, name)?;
-        numbers.forwarded_median.push(latency.median);
-    }
+    let forwarded = dnsperf(side, queries.fresh()?, &load(20))?;
+    numbers.forwarded_rate.push(forwarded.rate);
+    numbers.forwarded_cost.push(forwarded.cost);
+    let round = queries.next.replace(queries.next.get() + 1);
+    let name = |n: u32| format!("l{n}.r{round}.{FORWARDED}");
+    let latency = client::latency(side.udp, QUESTIONS / 10, name)?;
+    numbers.forwarded_median.push(latency.median);
     Ok(())
 }
 
@@ -359,11 +354,9 @@ fn goals(sides: &[Side], numbers: &[Numbers], memory: (u64, u64)) -> Vec<(String
         let goal = if side.name == "Lima" { 1.5 } else { 1.0 };
         let name = format!("static names per core / {}", side.name);
         goals.push((name, Goal::at_least(goal, ratio, " x", 2)));
-        if side.forwards {
-            let ratio = median(&theirs.forwarded_cost) / median(&ours.forwarded_cost);
-            let name = format!("forwarded names per core / {}", side.name);
-            goals.push((name, Goal::at_least(1.0, ratio, " x", 2)));
-        }
+        let ratio = median(&theirs.forwarded_cost) / median(&ours.forwarded_cost);
+        let name = format!("forwarded names per core / {}", side.name);
+        goals.push((name, Goal::at_least(1.0, ratio, " x", 2)));
     }
     goals.push((
         "static names, p50".to_owned(),

@@ -52,7 +52,11 @@ pub(super) struct Stopped {
 impl<'a> Instance<'a> {
     /// Creates it by a first start.
     pub(super) fn create(lab: &'a Lab) -> Result<Self> {
-        let template = lab.image().template();
+        Self::create_from(lab, &lab.image().template())
+    }
+
+    /// The same, from another template than the image's own.
+    pub(super) fn create_from(lab: &'a Lab, template: &Path) -> Result<Self> {
         let template = template.to_str().context("the image has a name in UTF-8")?;
         let instance = Self { lab };
         lab.run_berth(&["start", "--yes", "--name", NAME, template])?;

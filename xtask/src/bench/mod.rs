@@ -10,7 +10,7 @@ mod instance;
 mod lab;
 mod login;
 mod monitor;
-mod mount;
+pub(crate) mod mount;
 mod processes;
 mod start;
 mod stats;

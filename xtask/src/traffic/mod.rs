@@ -10,10 +10,12 @@ pub(crate) mod server;
 mod udp;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
+use crate::bench::mount::{Part, work::Work};
 pub(crate) use request::Task;
 pub(crate) use udp::{blast, ping};
 
@@ -35,6 +37,15 @@ enum Role {
     Ports,
     /// Answer on every carrier between host and guest; the only process of a guest.
     Carriers,
+    /// Work on a mount, and say how many nanoseconds that took.
+    Mount {
+        /// What to do.
+        part: Part,
+        /// The directory, on the mount.
+        place: PathBuf,
+        #[command(flatten)]
+        work: Work,
+    },
     /// Pass connections on, with as little as the kernel can do it with.
     Relay {
         /// `tcp:ADDRESS:PORT` or `unix:PATH`.
@@ -50,6 +61,10 @@ pub(crate) fn run(args: &TrafficArgs) -> Result<()> {
         Role::Serve { address } => server::serve(*address),
         Role::Ports => ports::run(std::io::stdin().lock(), std::io::stdout().lock()),
         Role::Carriers => carriers::run(),
+        Role::Mount { part, place, work } => {
+            println!("{}", work.run(*part, place)?.as_nanos());
+            Ok(())
+        }
         Role::Relay { from, to } => relay::Relay::listen(from)?.run(to),
     }
 }

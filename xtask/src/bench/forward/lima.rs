@@ -33,6 +33,8 @@ pub(in crate::bench) struct Lima<'a> {
     lab: &'a Lab,
     program: PathBuf,
     home: PathBuf,
+    /// What its processes find as `/etc/resolv.conf`.
+    resolv_conf: Option<PathBuf>,
     started: Vec<Forwarder>,
 }
 
@@ -53,11 +55,17 @@ impl<'a> Lima<'a> {
             lab,
             program,
             home,
+            resolv_conf: None,
             started: Vec::new(),
         };
         Program::new("chown").arg(USER).arg(&lima.home).run()?;
         lima.write_machine()?;
         Ok(Some(lima))
+    }
+
+    /// Gives it other name servers than the machine's: it knows one place to look for them.
+    pub(in crate::bench) fn set_resolv_conf(&mut self, path: PathBuf) {
+        self.resolv_conf = Some(path);
     }
 
     /// What `limactl --version` says.
@@ -105,7 +113,14 @@ impl<'a> Lima<'a> {
     fn limactl(&self, forwarder: Forwarder, words: &[&str]) -> Program {
         let arch = Arch::native().map_or("", Arch::name).to_uppercase();
         let variable = |name: &str, value: &Path| format!("{name}={}", value.display());
-        let mut program = Program::new("setpriv")
+        let mut program = match &self.resolv_conf {
+            None => Program::new("setpriv"),
+            Some(path) => Program::new("unshare")
+                .args(["--mount", "sh", "-c"])
+                .arg(r#"mount --bind "$0" /etc/resolv.conf && exec setpriv "$@""#)
+                .arg(path),
+        };
+        program = program
             .arg(format!("--reuid={USER}"))
             .arg(format!("--regid={USER}"))
             .arg("--init-groups")

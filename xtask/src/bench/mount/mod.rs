@@ -1,15 +1,17 @@
 //! `bench mount`: berth's SFTP server beside OpenSSH's, each behind the same `sshfs`, on this machine: what lies between host and guest is
 //! the same for both and left out. The sides take turns, and every measurement has a mount of its own, so that nothing is cached in it.
+//! With `--through`, the same in a guest, through the agents.
 
 mod mounted;
-mod work;
+mod through;
+pub(crate) mod work;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::lab::{describe_machine, load};
+use super::lab::{LabArgs, describe_machine, load};
 use super::stats::{Goal, Samples};
 use crate::program::{Program, find};
 use crate::workspace::Workspace;
@@ -37,11 +39,16 @@ pub(super) struct MountArgs {
     /// More options of `sshfs`, as after its `-o`.
     #[arg(long, value_name = "OPTIONS")]
     sshfs: Option<String>,
+    /// In the native-speed guest, whose mounts the agents carry, instead of on this machine.
+    #[arg(long, conflicts_with = "sshfs")]
+    through: bool,
+    #[command(flatten)]
+    lab: LabArgs,
 }
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Part {
+pub(crate) enum Part {
     /// `lstat` of every file, one after the other.
     Stat,
     /// `find`, which lists and looks at everything.
@@ -64,7 +71,19 @@ pub(super) enum Part {
     RandomWrite,
 }
 
+impl MountArgs {
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        let all = Part::value_variants().iter().copied();
+        all.filter(|part| self.only.is_empty() || self.only.contains(part))
+    }
+}
+
 impl Part {
+    fn word(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     /// How much better than OpenSSH's server berth's is meant to be.
     fn goal(self) -> f64 {
         match self {
@@ -98,19 +117,20 @@ pub(super) fn run(workspace: &Workspace, args: &MountArgs) -> Result<()> {
     }
     let openssh = OPENSSH.iter().map(Path::new).find(|path| path.is_file());
     let openssh = openssh.context("OpenSSH's sftp-server is not installed")?;
-    let berth = build(workspace)?;
     let on = args.on.clone().unwrap_or_else(std::env::temp_dir);
     let directory = on.join(format!("berth-bench-mount.{}", std::process::id()));
     let ground = Ground::make(directory, Sizes::of(args.files, args.megabytes))?;
+    if args.through {
+        return through::run(workspace, args, &ground);
+    }
+    let berth = build(workspace)?;
     let servers = [
         Server::berth("berth", &berth, false),
         Server::berth("in the agent", &berth, true),
         Server::openssh("OpenSSH", openssh),
     ];
     println!("{}; load {}", describe_machine(), load());
-    let parts = Part::value_variants().iter().copied();
-    let parts = parts.filter(|part| args.only.is_empty() || args.only.contains(part));
-    for part in parts {
+    for part in args.parts() {
         let samples = measure(part, args, &ground, &servers)?;
         print(part, &servers, &samples);
     }
@@ -143,7 +163,8 @@ fn measure(
             let options = args.sshfs.as_deref().unwrap_or_default();
             let mounted = Mounted::new(&servers[side], ground, options)?;
             let took = ground
-                .work(part, mounted.path())
+                .work()
+                .run(part, mounted.path())
                 .with_context(|| format!("{part:?} on {}", servers[side].name()))?;
             samples[side].add(took);
             mounted.end()?;
@@ -153,11 +174,7 @@ fn measure(
 }
 
 fn print(part: Part, servers: &[Server; 3], samples: &[Samples; 3]) {
-    println!(
-        "\n{}",
-        part.to_possible_value()
-            .map_or_else(String::new, |v| v.get_name().to_owned())
-    );
+    println!("\n{}", part.word());
     for (server, samples) in servers.iter().zip(samples) {
         println!("  {:<14}{samples}", server.name());
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::Args;
 
 use super::Part;
 use crate::program::Program;
@@ -21,11 +22,19 @@ const ACCESSES: u64 = 4000;
 const PER_DIRECTORY: usize = 500;
 
 /// How much there is of everything.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Sizes {
+    /// Files that git looks at.
+    #[arg(long)]
     work_tree: usize,
+    /// Files of the archive.
+    #[arg(long = "packed")]
     archive: usize,
+    /// Files that are looked at one by one.
+    #[arg(long)]
     looked_at: usize,
+    /// Size of the large file.
+    #[arg(long)]
     megabytes: u64,
 }
 
@@ -45,18 +54,21 @@ impl Sizes {
 #[derive(Debug)]
 pub(super) struct Ground {
     directory: PathBuf,
-    sizes: Sizes,
+    work: Work,
 }
 
 impl Ground {
     /// Makes the shared directory, with a tree, a repository and a large file, and an archive beside it.
     pub(super) fn make(directory: PathBuf, sizes: Sizes) -> Result<Self> {
-        let ground = Self { directory, sizes };
+        let archive = directory.join("archive.tar");
+        let work = Work { sizes, archive };
+        let ground = Self { directory, work };
         let make = |dir: PathBuf| {
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))
         };
         make(ground.share())?;
         make(ground.mount_point())?;
+        let sizes = ground.work.sizes;
         fill(&ground.share().join("tree"), sizes.looked_at)?;
         ground.make_repository()?;
         ground.make_archive()?;
@@ -72,13 +84,19 @@ impl Ground {
         self.directory.join("mnt")
     }
 
-    fn archive(&self) -> PathBuf {
-        self.directory.join("archive.tar")
+    /// A place for more shares, on the same file system.
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// What is done.
+    pub(super) fn work(&self) -> &Work {
+        &self.work
     }
 
     fn make_repository(&self) -> Result<()> {
         let repository = self.share().join("repository");
-        fill(&repository, self.sizes.work_tree)?;
+        fill(&repository, self.work.sizes.work_tree)?;
         let git = || Program::new("git").arg("-C").arg(&repository);
         git().args(["init", "-q"]).run()?;
         git().args(["add", "."]).run()?;
@@ -95,8 +113,8 @@ impl Ground {
 
     fn make_archive(&self) -> Result<()> {
         let packed = self.directory.join("packed");
-        fill(&packed, self.sizes.archive)?;
-        let tar = Program::new("tar").arg("-cf").arg(self.archive());
+        fill(&packed, self.work.sizes.archive)?;
+        let tar = Program::new("tar").arg("-cf").arg(&self.work.archive);
         tar.arg("-C").arg(&packed).arg(".").run()?;
         fs::remove_dir_all(&packed).context("remove what was packed")
     }
@@ -104,7 +122,7 @@ impl Ground {
     fn make_large_file(&self) -> Result<()> {
         let mut file = File::create(self.share().join("large")).context("create a large file")?;
         let block: Vec<u8> = (0..1_u32 << 20).map(|at| at.to_le_bytes()[1]).collect();
-        for _ in 0..self.sizes.megabytes {
+        for _ in 0..self.work.sizes.megabytes {
             file.write_all(&block).context("fill a large file")?;
         }
         file.sync_all().context("flush a large file")
@@ -120,11 +138,71 @@ impl Ground {
             fs::create_dir(&unpacked).context("create a directory to unpack into")?;
         }
         if part == Part::Remove {
-            self.unpack(&unpacked)?;
+            self.work.unpack(&unpacked)?;
         }
         // What earlier measurements left to write must not be written during this one.
         rustix::fs::sync();
         Ok(())
+    }
+
+    /// The same in a new directory, with names that no cache knows: what is only read is linked.
+    pub(super) fn prepare_in(&self, part: Part, place: &Path) -> Result<()> {
+        fs::create_dir_all(place).with_context(|| format!("create {}", place.display()))?;
+        let needed = match part {
+            Part::Stat | Part::Find | Part::SmallFiles => Some("tree"),
+            Part::GitStatus => Some("repository"),
+            Part::Read | Part::RandomRead | Part::RandomWrite => Some("large"),
+            Part::Untar | Part::Remove | Part::Write => None,
+        };
+        if let Some(name) = needed {
+            let copy = Program::within(5, "cp").arg("-al");
+            copy.arg(self.share().join(name)).arg(place).run()?;
+        }
+        if matches!(part, Part::Untar | Part::Remove) {
+            let unpacked = place.join("unpacked");
+            fs::create_dir(&unpacked).context("create a directory to unpack into")?;
+            if part == Part::Remove {
+                self.work.unpack(&unpacked)?;
+            }
+        }
+        rustix::fs::sync();
+        Ok(())
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// What is done on a mount.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Work {
+    #[command(flatten)]
+    sizes: Sizes,
+    /// What is unpacked; not on the mount.
+    #[arg(long)]
+    archive: PathBuf,
+}
+
+impl Work {
+    /// The archive.
+    pub(super) fn archive(&self) -> &Path {
+        &self.archive
+    }
+
+    /// As words of a command line, with the archive elsewhere.
+    pub(super) fn words(&self, archive: &str) -> String {
+        let Sizes {
+            work_tree,
+            archive: packed,
+            looked_at,
+            megabytes,
+        } = self.sizes;
+        format!(
+            "--work-tree {work_tree} --packed {packed} --looked-at {looked_at} --megabytes {megabytes} --archive {archive}"
+        )
     }
 
     fn unpack(&self, into: &Path) -> Result<()> {
@@ -133,7 +211,7 @@ impl Ground {
     }
 
     /// Does it on a mount; returns how long it took.
-    pub(super) fn work(&self, part: Part, mount: &Path) -> Result<Duration> {
+    pub(crate) fn run(&self, part: Part, mount: &Path) -> Result<Duration> {
         let begin = Instant::now();
         match part {
             Part::Stat => each_file(mount, self.sizes.looked_at, |path| {
@@ -186,12 +264,6 @@ impl Ground {
             access(((place >> 20) % blocks) * BLOCK as u64).context("access the large file")?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Ground {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
