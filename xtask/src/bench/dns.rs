@@ -139,7 +139,9 @@ pub(super) fn run(workspace: &Workspace, args: &DnsArgs) -> Result<()> {
     let queries = Queries::write(&directory)?;
     let idle = instance.host_agent()?.memory()?;
     let mut numbers: Vec<Numbers> = sides.iter().map(|_| Numbers::default()).collect();
+    let mut echo = Samples::default();
     for run in 0..args.runs {
+        echo.push(client::echo_latency(QUESTIONS)?.median);
         for (side, numbers) in sides.iter().zip(&mut numbers) {
             println!("bench: run {}: {}", run + 1, side.name);
             measure(side, numbers, &queries, args)?;
@@ -157,7 +159,11 @@ pub(super) fn run(workspace: &Workspace, args: &DnsArgs) -> Result<()> {
         soak.print();
     }
     let of_soak = soak.iter().flat_map(Soak::goals);
-    for (name, goal) in goals(&sides, &numbers, (idle, after))
+    println!(
+        "bare echo, p50: {:.2} us",
+        echo.median().unwrap_or(f64::NAN)
+    );
+    for (name, goal) in goals(&sides, &numbers, &echo, (idle, after))
         .into_iter()
         .chain(of_soak)
     {
@@ -344,7 +350,12 @@ fn print(sides: &[Side], numbers: &[Numbers], (idle, after): (u64, u64), before:
     );
 }
 
-fn goals(sides: &[Side], numbers: &[Numbers], memory: (u64, u64)) -> Vec<(String, Goal)> {
+fn goals(
+    sides: &[Side],
+    numbers: &[Numbers],
+    echo: &Samples,
+    memory: (u64, u64),
+) -> Vec<(String, Goal)> {
     let ours = &numbers[0];
     let mut goals = Vec::new();
     let median = |samples: &Samples| samples.median().unwrap_or(f64::NAN);
@@ -361,6 +372,10 @@ fn goals(sides: &[Side], numbers: &[Numbers], memory: (u64, u64)) -> Vec<(String
     goals.push((
         "static names, p50".to_owned(),
         Goal::at_most(12.0, median(&ours.median), " us", 1),
+    ));
+    goals.push((
+        "the same / a bare echo".to_owned(),
+        Goal::at_most(1.2, median(&ours.median) / median(echo), " x", 2),
     ));
     let grown = (kibibytes(memory.1) - kibibytes(memory.0)) / 1024.0;
     goals.push((

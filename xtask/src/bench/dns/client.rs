@@ -43,6 +43,32 @@ pub(super) fn latency(port: u16, count: u32, name: impl Fn(u32) -> String) -> Re
     })
 }
 
+/// Asks somebody who has nothing to look up: what two datagrams and the waking of two programs cost on this machine.
+pub(super) fn echo_latency(count: u32) -> Result<Latency> {
+    let socket = UdpSocket::bind(loopback(0)).context("bind")?;
+    let port = socket.local_addr().context("bind")?.port();
+    let echo = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut buffer = [0; 512];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer)?;
+            if length == 0 {
+                return Ok(());
+            }
+            // One answer.
+            buffer[7] = 1;
+            socket.send_to(&buffer[..length], from)?;
+        }
+    });
+    let latency = latency(port, count, |_| "echo.test".to_owned());
+    let end = UdpSocket::bind(loopback(0)).and_then(|socket| socket.send_to(&[], loopback(port)));
+    end.context("end the echo")?;
+    echo.join()
+        .ok()
+        .context("the echo panicked")?
+        .context("echo")?;
+    latency
+}
+
 /// Asks over one connection without waiting for answers; questions per second. `None` where the server closes it before.
 pub(super) fn pipelined(port: u16, count: u32, name: &str) -> Result<Option<f64>> {
     const AT_ONCE: u32 = 50;

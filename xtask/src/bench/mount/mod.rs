@@ -110,7 +110,9 @@ const OPENSSH: [&str; 5] = [
 
 /// Builds, measures and prints.
 pub(super) fn run(workspace: &Workspace, args: &MountArgs) -> Result<()> {
-    for program in ["sshfs", "fusermount3", "git", "tar", "dd", "find"] {
+    let here = ["sshfs", "fusermount3", "dd", "find"];
+    let here = here.iter().filter(|_| !args.through);
+    for program in ["git", "tar"].iter().chain(here) {
         if find(program).is_none() {
             bail!("`{program}` is not installed, and this bench needs it");
         }

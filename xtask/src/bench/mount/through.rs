@@ -48,11 +48,13 @@ pub(super) fn run(workspace: &Workspace, args: &MountArgs, ground: &Ground) -> R
     Ok(())
 }
 
-/// The image's own template, with the two shares.
+/// The image's own template, with the two shares in place of what it says of mounts.
 fn write_template(lab: &Lab, ground: &Ground) -> Result<PathBuf> {
     let of_image = lab.image().template();
-    let mut text =
+    let text =
         fs::read_to_string(&of_image).with_context(|| format!("read {}", of_image.display()))?;
+    let lines = text.lines().filter(|line| !line.starts_with("mount"));
+    let mut text = lines.collect::<Vec<_>>().join("\n");
     text.push_str("\nmountType: reverse-sshfs\nmounts:\n");
     for (name, driver) in SIDES {
         let share = ground.beside(name);

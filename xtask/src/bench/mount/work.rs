@@ -28,8 +28,8 @@ pub(super) struct Sizes {
     #[arg(long)]
     work_tree: usize,
     /// Files of the archive.
-    #[arg(long = "packed")]
-    archive: usize,
+    #[arg(long)]
+    packed: usize,
     /// Files that are looked at one by one.
     #[arg(long)]
     looked_at: usize,
@@ -43,7 +43,7 @@ impl Sizes {
     pub(super) fn of(files: usize, megabytes: u64) -> Self {
         Self {
             work_tree: files,
-            archive: files * 2 / 5,
+            packed: files * 2 / 5,
             looked_at: files / 5,
             megabytes,
         }
@@ -113,7 +113,7 @@ impl Ground {
 
     fn make_archive(&self) -> Result<()> {
         let packed = self.directory.join("packed");
-        fill(&packed, self.work.sizes.archive)?;
+        fill(&packed, self.work.sizes.packed)?;
         let tar = Program::new("tar").arg("-cf").arg(&self.work.archive);
         tar.arg("-C").arg(&packed).arg(".").run()?;
         fs::remove_dir_all(&packed).context("remove what was packed")
@@ -196,7 +196,7 @@ impl Work {
     pub(super) fn words(&self, archive: &str) -> String {
         let Sizes {
             work_tree,
-            archive: packed,
+            packed,
             looked_at,
             megabytes,
         } = self.sizes;
