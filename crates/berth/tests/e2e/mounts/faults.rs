@@ -1,9 +1,12 @@
 //! What carries the files is killed, cut or rebooted: data stays intact or there is an error, and nobody hangs.
 
+use std::ffi::CString;
 use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::{directory, entry, lines, mounted, until_says};
 use crate::instance::{Home, Instance, Lines};
@@ -114,6 +117,64 @@ fn whatever_dies_the_files_come_back() {
     delete_the_directory(&mut scene, &shared);
     reboot(&mut scene, &shared);
     instance.stop();
+    home.assert_nothing_left();
+}
+
+/// A file system in memory, with so many MiB of room, as long as a test lives.
+struct Memory<'a>(&'a Path);
+
+impl<'a> Memory<'a> {
+    #[track_caller]
+    fn mount(at: &'a Path, mebibytes: u32) -> Self {
+        let options = CString::new(format!("size={mebibytes}m,mode=755")).expect("no NUL");
+        let options = Some(options.as_c_str());
+        rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), options)
+            .expect("root may mount: run `cargo xtask test` as root");
+        Self(at)
+    }
+}
+
+impl Drop for Memory<'_> {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.0, UnmountFlags::DETACH).expect("it is mounted");
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_a_huge_directory_is_listed() {
+    const FILES: usize = 200_000;
+    let home = Home::native();
+    let shared = directory(&home, "shared");
+    let memory = Memory::mount(&shared, 64);
+    let entries = [entry(&shared, POINT, ", writable: true")];
+    let instance = home.instance("x", &lines(&entries));
+    let _ = instance.start(&[]).success();
+    let scene = Scene {
+        instance: &instance,
+        log: instance.follow("ha.stderr.log"),
+    };
+
+    let write = instance.shell("dd if=/dev/zero of=/mnt/x/big bs=1M count=100");
+    assert_ne!(write.code, Some(0), "{write:?}");
+    assert!(write.stderr.contains("Input/output error"), "{write:?}");
+    scene.look();
+    assert_eq!(
+        scene.guest("rm /mnt/x/big; echo ok > /mnt/x/ok; cat /mnt/x/ok"),
+        "ok\n"
+    );
+    assert_eq!(
+        fs::read_to_string(shared.join("ok")).expect("a file"),
+        "ok\n"
+    );
+
+    fs::create_dir(shared.join("huge")).expect("a directory");
+    for at in 0..FILES {
+        fs::write(shared.join(format!("huge/a name of some length, {at}")), "").expect("a file");
+    }
+    let count = "ls -U /mnt/x/huge > /tmp/huge & while kill -0 $! 2>/dev/null; do timeout 5 ls /mnt/x >/dev/null || echo late; done; wc -l < /tmp/huge";
+    assert_eq!(scene.guest(count), format!("{FILES}\n"));
+    instance.stop();
+    drop(memory);
     home.assert_nothing_left();
 }
 
