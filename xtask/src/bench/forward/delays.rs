@@ -2,15 +2,16 @@
 //! free again.
 //!
 //! Host and guest share the clock here; where they do not, nothing is measured. A connection is tried every 0.2 ms. That a
-//! port is free is read from the kernel's table of sockets: a connection that is tried would be one more thing to forward.
+//! port is free is seen by binding it, without listening: a connection that is tried would be one more thing to forward, and the
+//! kernel's table of sockets takes milliseconds to read.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt::set_socket_reuseaddr};
 
 use super::Plan;
 use super::sheet::{Measure, Sheet};
@@ -32,7 +33,7 @@ const MANY: u16 = 100;
 /// How long the host may take: a limit against hanging.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Between two tries to connect, and between two looks at the table.
+/// Between two tries to connect, and between two to bind.
 const TRY: Duration = Duration::from_micros(200);
 const LOOK: Duration = Duration::from_micros(500);
 
@@ -114,44 +115,35 @@ fn wait_until_connectable(first: u16, count: u16) -> Result<Duration> {
 
 fn wait_until_free(first: u16, count: u16) -> Result<Duration> {
     let deadline = now() + LIMIT;
+    let mut taken: Vec<u16> = (first..first + count).collect();
     loop {
-        let listening = listening_ports()?;
+        // The first that is taken decides; the others are looked at when it is free.
+        while let Some(port) = taken.last() {
+            if !is_free(*port)? {
+                break;
+            }
+            taken.pop();
+        }
         let moment = now();
-        let left = (first..first + count)
-            .filter(|port| listening.contains(port))
-            .count();
-        if left == 0 {
+        if taken.is_empty() {
             return Ok(moment);
         }
         if moment > deadline {
-            bail!("{left} of {count} ports were not let go in time");
+            bail!("{} of {count} ports were not let go in time", taken.len());
         }
         sleep(LOOK);
     }
 }
 
-/// Ports that something on this host listens on. The kernel lists them first; what follows may be tens of thousands of
-/// connections that have ended, and take longer to list than a port takes to become free.
-fn listening_ports() -> Result<Vec<u16>> {
-    let mut ports = Vec::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let context = || format!("read {table}");
-        let lines = BufReader::new(File::open(table).with_context(context)?).lines();
-        for line in lines.skip(1) {
-            match listening_port(&line.with_context(context)?) {
-                Some(port) => ports.push(port),
-                None => break,
-            }
-        }
+/// Whether nothing listens on a port of the host. Connections that have ended do not count.
+fn is_free(port: u16) -> Result<bool> {
+    let probe = socket(AddressFamily::INET, SocketType::STREAM, None).context("make a socket")?;
+    set_socket_reuseaddr(&probe, true).context("set an option")?;
+    match bind(&probe, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+        Ok(()) => Ok(true),
+        Err(Errno::ADDRINUSE) => Ok(false),
+        Err(why) => Err(why).with_context(|| format!("bind port {port}")),
     }
-    Ok(ports)
-}
-
-/// The port of a line of /proc/net/tcp (proc(5)) in state 0A, which is LISTEN.
-fn listening_port(line: &str) -> Option<u16> {
-    let mut fields = line.split_whitespace().skip(1);
-    let (_, port) = fields.next()?.rsplit_once(':')?;
-    (fields.nth(1)? == "0A").then(|| u16::from_str_radix(port, 16).ok())?
 }
 
 /// Half a second to one and a half.
@@ -171,21 +163,9 @@ mod tests {
     fn listeners_are_found_and_missed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(listening_ports().unwrap().contains(&port));
+        assert!(!is_free(port).unwrap());
         wait_until_connectable(port, 1).unwrap();
         drop(listener);
         wait_until_free(port, 1).unwrap();
-    }
-
-    #[test]
-    fn only_listeners_count() {
-        let line =
-            |state| format!("   0: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:0");
-        assert_eq!(listening_port(&line("0A")), Some(8080));
-        assert_eq!(listening_port(&line("01")), None);
-        assert_eq!(
-            listening_port("  sl  local_address rem_address   st tx_queue"),
-            None
-        );
     }
 }
