@@ -13,6 +13,7 @@ use crate::kit::{self, Flavour, KitDriver};
 use crate::krunkit::Krunkit;
 use crate::qemu::{self, QemuDriver};
 use crate::vz::Vz;
+use crate::wsl2::{self, Wsl2Driver};
 
 /// Makes the driver that `vmType` of the configuration names. Runs nothing and writes nothing.
 ///
@@ -27,21 +28,43 @@ pub fn create_driver(
     }
     match flavour(vm_type.as_str()) {
         Some(flavour) => Ok(Box::new(KitDriver::new(context, flavour))),
+        None if vm_type == VmType::Wsl2 => Ok(Box::new(Wsl2Driver::new(context))),
         None => Ok(Box::new(QemuDriver::new(context, cache_dir)?)),
     }
 }
 
 /// Ends a VM whose agent is gone, by the driver and the identity that the agent recorded, and removes the files of its life.
+///
+/// `env`: as in [`DriverContext`].
 pub async fn stop_orphan(
     driver: &str,
     dir: &InstanceDir,
     identity: &ProcessIdentity,
     steps: &StopLadder,
+    env: &[(String, String)],
 ) -> Result<(), DriverError> {
     match flavour(driver) {
         Some(flavour) => kit::stop_orphan(flavour, dir, identity, steps).await,
+        None if driver == wsl2::NAME => wsl2::stop_orphan(dir, identity, steps, env).await,
         None => qemu::stop_orphan(dir, identity, steps).await,
     }
+}
+
+/// Ends what is left of a VM whose process was killed, where that is not the same.
+pub async fn end_killed(dir: &InstanceDir, env: &[(String, String)]) -> Result<(), DriverError> {
+    if wsl2::has_distribution(dir) {
+        wsl2::end(dir, env).await?;
+    }
+    Ok(())
+}
+
+/// Removes what is kept of an instance outside of its directory, which is to be deleted: WSL's registration of a distribution.
+/// Whatever the configuration says now.
+pub async fn forget(dir: &InstanceDir, env: &[(String, String)]) -> Result<(), DriverError> {
+    if wsl2::has_distribution(dir) {
+        wsl2::delete(dir, env).await?;
+    }
+    Ok(())
 }
 
 /// The drivers that are a program of vfkit's kind.
@@ -57,7 +80,6 @@ fn flavour(driver: &str) -> Option<&'static dyn Flavour> {
 fn refusal(vm_type: &VmType, host: &HostPlatform) -> Option<String> {
     let word = vm_type.as_str();
     match vm_type {
-        VmType::Qemu => None,
         VmType::Vz | VmType::Krunkit if host.os != HostOs::Darwin => Some(format!(
             "{word:?} needs macOS, and this host runs {}: use \"qemu\"",
             system(host.os)
@@ -78,9 +100,8 @@ fn refusal(vm_type: &VmType, host: &HostPlatform) -> Option<String> {
             "{word:?} needs Windows, and this host runs {}: use \"qemu\"",
             system(host.os)
         )),
-        VmType::Wsl2 | VmType::External(_) => {
-            Some(format!("{word:?} is not built yet: use \"qemu\""))
-        }
+        VmType::External(_) => Some(format!("{word:?} is not built yet: use \"qemu\"")),
+        VmType::Qemu | VmType::Wsl2 => None,
     }
 }
 
@@ -146,7 +167,6 @@ mod tests {
                 "",
                 "needs Windows, and this host runs Linux",
             ),
-            ("wsl2", HostOs::Windows, Arch::X8664, "", "is not built yet"),
             (
                 "mine",
                 HostOs::Linux,
@@ -168,6 +188,7 @@ mod tests {
             ("vz", HostOs::Darwin, Arch::X8664, "13.0"),
             ("vz", HostOs::Darwin, Arch::Aarch64, ""),
             ("krunkit", HostOs::Darwin, Arch::Aarch64, "26.0.1"),
+            ("wsl2", HostOs::Windows, Arch::Aarch64, ""),
         ] {
             assert_eq!(refused(word, os, arch, version), None, "{word} on {os:?}");
         }

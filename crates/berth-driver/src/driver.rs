@@ -38,6 +38,8 @@ pub enum DefaultNetwork {
     /// A network of somebody else's: its DHCP says who the router and the name server are, and the host's loopback is out of
     /// reach.
     Nat,
+    /// Set up before the guest's own boot, interfaces and name servers included, and nobody tells where the host is.
+    Ready,
 }
 
 /// Abilities and demands of a driver, with Lima's names.
@@ -51,9 +53,9 @@ pub struct DriverFeatures {
     pub can_run_gui: bool,
     /// The SSH address is known only after the start ([`Driver::ssh_address`]).
     pub dynamic_ssh_address: bool,
-    /// The SSH port is fixed by the driver.
+    /// The SSH port is the guest's own: it is chosen before the start, and sshd in the guest is told to listen there.
     pub static_ssh_port: bool,
-    /// Unix sockets are not forwarded over SSH.
+    /// Unix sockets are not forwarded.
     pub skip_socket_forwarding: bool,
     /// cidata goes into a directory, and nobody runs cloud-init.
     pub no_cloud_init: bool,
@@ -158,6 +160,12 @@ pub trait Driver: Send + Sync {
 
     /// Refuses what the driver cannot do; every problem, not just the first. Runs before anything is written.
     fn validate(&self) -> Result<Vec<String>, DriverError>;
+
+    /// Whether there is a root disk, or the image that it is made from: if not, an image is fetched. `None`: the files of the
+    /// instance tell.
+    async fn holds_system(&self) -> Result<Option<bool>, DriverError> {
+        Ok(None)
+    }
 
     /// Makes the root disk from the downloaded image and grows it; a no-op when the disk is there with the right size.
     async fn prepare_disk(&self) -> Result<(), DriverError>;

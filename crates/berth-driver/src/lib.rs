@@ -7,6 +7,7 @@ pub mod error;
 mod files;
 pub mod kit;
 pub mod krunkit;
+mod life;
 mod process;
 mod programs;
 pub mod qemu;
@@ -14,7 +15,8 @@ mod sys;
 #[cfg(test)]
 mod testing;
 pub mod vz;
+pub mod wsl2;
 
-pub use create::{create_driver, stop_orphan};
+pub use create::{create_driver, end_killed, forget, stop_orphan};
 pub use device_names::{disk_serial, mount_tag};
 pub use files::{disk_files, image_files};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use berth_driver::driver::StopLadder;
-use berth_driver::stop_orphan;
+use berth_driver::{end_killed, stop_orphan};
 use berth_events::event::Event;
 use berth_events::follow::Follower;
 use berth_events::state::State;
@@ -22,6 +22,7 @@ use berth_process::exit::Signal;
 use berth_process::identity::ProcessIdentity;
 use tokio::sync::watch;
 
+use crate::context::Context;
 use crate::sys;
 
 /// From the signal until the agent must have ended: Lima's limit, which covers three minutes for the guest.
@@ -36,12 +37,12 @@ const KILLED: Duration = Duration::from_secs(20);
 pub(crate) async fn in_order(
     home: &LimaHome,
     instance: &Inspection,
-    program: &str,
+    context: &Context,
 ) -> anyhow::Result<()> {
     let name = &instance.name;
     match (instance.host_agent_pid, instance.driver_pid) {
-        (Some(agent), _) => through_agent(instance, agent, program).await,
-        (None, Some(vm)) => orphan(home, instance, vm).await,
+        (Some(agent), _) => through_agent(instance, agent, &context.program).await,
+        (None, Some(vm)) => orphan(home, instance, vm, context).await,
         (None, None) => bail!("instance {name:?} is not running"),
     }
 }
@@ -100,7 +101,12 @@ fn tell_errors(line: &[u8]) {
 }
 
 /// Ends a VM whose agent was killed. Ctrl-C hurries.
-async fn orphan(home: &LimaHome, instance: &Inspection, pid: u32) -> anyhow::Result<()> {
+async fn orphan(
+    home: &LimaHome,
+    instance: &Inspection,
+    pid: u32,
+    context: &Context,
+) -> anyhow::Result<()> {
     let dir = &instance.dir;
     tracing::warn!(
         "The host agent of instance {:?} is gone; stopping its VM (pid {pid})",
@@ -128,7 +134,7 @@ async fn orphan(home: &LimaHome, instance: &Inspection, pid: u32) -> anyhow::Res
         hurry: hurried,
     };
     let interrupted = sys::wait_for_interrupt().context("cannot take over signals")?;
-    let stop = stop_orphan(&driver, dir, &vm, &steps);
+    let stop = stop_orphan(&driver, dir, &vm, &steps, context.env.pairs());
     tokio::pin!(stop);
     tokio::select! {
         stopped = &mut stop => stopped?,
@@ -153,7 +159,11 @@ fn clear_up(home: &LimaHome, dir: &InstanceDir) {
 
 /// Kills the agent and the VM, unlocks the disks, and removes what belongs to a life. Goes on after a failure; fails only if a
 /// process is left.
-pub(crate) async fn by_force(home: &LimaHome, dir: &InstanceDir) -> anyhow::Result<()> {
+pub(crate) async fn by_force(
+    home: &LimaHome,
+    dir: &InstanceDir,
+    context: &Context,
+) -> anyhow::Result<()> {
     let agent = Processes::look(dir, None).agent;
     let agent = kill("host agent", agent).await;
     // Looked at again: the agent may have ended its VM, or started it, on the way.
@@ -165,6 +175,7 @@ pub(crate) async fn by_force(home: &LimaHome, dir: &InstanceDir) -> anyhow::Resu
         tracing::error!("{error:#}");
     }
     agent.and(vm)?;
+    end_killed(dir, context.env.pairs()).await?;
     forget_vm(dir).unwrap_or_else(|error| tracing::warn!("{error:#}"));
     clear_up(home, dir);
     Ok(())

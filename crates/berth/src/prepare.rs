@@ -48,7 +48,8 @@ pub(crate) async fn prepare(
     let display = Display::new(&context.display, context.interactive);
     let proxies = Proxies::from_env(context.env.pairs());
     let fetcher = Fetcher::new(FetchSettings::new(host.cache_dir.clone(), proxies));
-    if !has_disk_or_image(dir) {
+    let is_there = driver.holds_system().await?;
+    if !is_there.unwrap_or_else(|| has_disk_or_image(dir)) {
         fetch_image(&fetcher, &config, dir, &display).await?;
     }
     let step = display.step("Preparing the disk");

@@ -9,7 +9,7 @@ use berth_relay::accept;
 use tokio::sync::broadcast;
 
 use crate::driver::VmEvent;
-use crate::kit::life::Life;
+use crate::life::Life;
 use crate::sys::LocalListener;
 
 /// A guest that rings without end is heard ten times a second.

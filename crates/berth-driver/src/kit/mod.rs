@@ -7,7 +7,7 @@
 //! | `plan` | from configuration to what the VM is made of |
 //! | `words` | the command line's vocabulary |
 //! | `checks` | what none of them can express, by key of lima.yaml |
-//! | `start`, `life`, `stop` | one life of a VM |
+//! | `start`, `stop` | one life of a VM |
 //! | `rest` | the HTTP service |
 //! | `files` | sockets and logs of a life |
 //! | `bell` | the guest agent tells that it listens |
@@ -16,7 +16,6 @@
 mod bell;
 mod checks;
 mod files;
-mod life;
 mod plan;
 mod rest;
 mod ssh;
@@ -46,8 +45,8 @@ use crate::driver::{
 };
 use crate::error::DriverError;
 use crate::files::disk_files;
-use crate::kit::life::Life;
 use crate::kit::rest::ANSWER_LIMIT;
+use crate::life::Life;
 use crate::process::connect_within;
 use crate::programs;
 

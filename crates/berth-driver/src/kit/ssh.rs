@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 
 use crate::driver::SshPort;
 use crate::error::DriverError;
-use crate::kit::life::Life;
 use crate::kit::rest::ANSWER_LIMIT;
+use crate::life::Life;
 use crate::process::connect_within;
 
 /// Connections at a time; more wait. sshd has limits of its own.

@@ -12,9 +12,9 @@ use tokio::sync::broadcast;
 
 use crate::driver::RunningVm;
 use crate::error::DriverError;
-use crate::kit::life::Life;
 use crate::kit::rest::Rest;
 use crate::kit::{Flavour, Words, bell, files};
+use crate::life::Life;
 use crate::process::{not_started, watch_exit};
 use crate::sys::{self, DirectoryWatch};
 

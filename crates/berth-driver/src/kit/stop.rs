@@ -7,9 +7,9 @@ use berth_process::ladder::Rung;
 
 use crate::driver::StopLadder;
 use crate::error::DriverError;
-use crate::kit::life::Life;
 use crate::kit::rest::Rest;
 use crate::kit::{Flavour, files};
+use crate::life::Life;
 use crate::process::{self, KILL_LIMIT, Target, press_power_button};
 
 /// Ends the VM, and removes the files of its life; touches nothing when none began. Idempotent; may be cancelled and called again.

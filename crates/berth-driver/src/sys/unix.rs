@@ -8,6 +8,8 @@ use std::path::Path;
 
 pub(crate) use tokio::net::UnixStream as LocalStream;
 
+use crate::wsl2::Guid;
+
 /// Whether the file is there and somebody may execute it.
 pub(crate) fn is_executable(path: &Path) -> bool {
     std::fs::metadata(path)
@@ -31,6 +33,12 @@ pub(crate) fn double_commas(text: &OsStr) -> OsString {
 /// Connects to a unix socket.
 pub(crate) async fn connect(path: &Path) -> io::Result<LocalStream> {
     LocalStream::connect(path).await
+}
+
+/// Refuses: there is no Hyper-V.
+#[allow(clippy::unused_async, reason = "the signature of the Windows version")]
+pub(crate) async fn connect_hyperv(_machine: Guid, _service: Guid) -> io::Result<LocalStream> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Makes a directory that only its owner can enter.

@@ -1,9 +1,19 @@
-//! Windows. QEMU's sockets cannot be reached from here yet: tokio has no unix sockets on Windows.
+//! Windows. QEMU's sockets cannot be reached from here yet: tokio has no unix sockets on Windows. Type-checked in CI, never run.
+#![allow(unsafe_code, reason = "a socket's address is made by hand")]
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::TcpStream as StdStream;
 use std::os::windows::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
+
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use tokio::net::TcpStream;
+use windows_sys::Win32::Networking::WinSock::AF_HYPERV;
+use windows_sys::Win32::System::Hypervisor::{HV_PROTOCOL_RAW, SOCKADDR_HV};
+use windows_sys::core::GUID;
+
+use crate::wsl2::Guid;
 
 /// Stands in for a unix socket; there is never one.
 pub(crate) type LocalStream = tokio::io::DuplexStream;
@@ -32,6 +42,34 @@ pub(crate) fn double_commas(text: &OsStr) -> OsString {
 #[allow(clippy::unused_async, reason = "the signature of the unix version")]
 pub(crate) async fn connect(_path: &Path) -> io::Result<LocalStream> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Connects to a service of a virtual machine of Hyper-V.
+pub(crate) async fn connect_hyperv(machine: Guid, service: Guid) -> io::Result<TcpStream> {
+    let connecting = move || {
+        let domain = Domain::from(i32::from(AF_HYPERV));
+        let protocol = Protocol::from(HV_PROTOCOL_RAW.cast_signed());
+        let socket = Socket::new(domain, Type::STREAM, Some(protocol))?;
+        socket.connect(&hyperv_address(machine, service)?)?;
+        socket.set_nonblocking(true)?;
+        Ok::<_, io::Error>(StdStream::from(socket))
+    };
+    // Connecting waits. A machine that is gone is told after two seconds.
+    let socket = tokio::task::spawn_blocking(connecting).await;
+    // Reading, writing and shutting down a stream do not depend on its family.
+    TcpStream::from_std(socket.map_err(io::Error::other)??)
+}
+
+fn hyperv_address(machine: Guid, service: Guid) -> io::Result<SockAddr> {
+    let length = i32::try_from(size_of::<SOCKADDR_HV>()).map_err(io::Error::other)?;
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: an address of Hyper-V is one of this platform's, and smaller than the room for any of them.
+    let address = unsafe { storage.view_as::<SOCKADDR_HV>() };
+    address.Family = AF_HYPERV;
+    address.VmId = GUID::from_u128(machine.0);
+    address.ServiceId = GUID::from_u128(service.0);
+    // SAFETY: the storage holds such an address, of that length.
+    Ok(unsafe { SockAddr::new(storage, length) })
 }
 
 /// Makes a directory.

@@ -63,10 +63,11 @@ async fn delete(name: &str, force: bool, context: &Context, host: &Host) -> anyh
         }
     }
     if force {
-        halt::by_force(&host.home, &dir).await?;
+        halt::by_force(&host.home, &dir, context).await?;
     } else {
         halt::unlock_disks(&host.home, &dir)?;
     }
+    berth_driver::forget(&dir, context.env.pairs()).await?;
     remove(&dir)?;
     tracing::info!("Deleted {:?} ({})", name.as_str(), dir.path().display());
     Ok(())

@@ -40,8 +40,8 @@ pub(crate) async fn stop(
 ) -> anyhow::Result<()> {
     let instance = instances::look_at_existing(host, name)?;
     if force {
-        halt::by_force(&host.home, &instance.dir).await
+        halt::by_force(&host.home, &instance.dir, context).await
     } else {
-        halt::in_order(&host.home, &instance, &context.program).await
+        halt::in_order(&host.home, &instance, context).await
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 /// What was begun, noted at once, so that a stop finds it however far a start got.
 #[derive(Debug, Default)]
-pub(super) struct Life {
+pub(crate) struct Life {
     parts: Mutex<Parts>,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -28,38 +28,38 @@ impl Life {
     }
 
     /// From here on files belong to this life.
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.parts().began = true;
     }
 
-    pub(super) fn began(&self) -> bool {
+    pub(crate) fn began(&self) -> bool {
         self.parts().began
     }
 
-    pub(super) fn note_vm(&self, vm: Child) -> Arc<Child> {
+    pub(crate) fn note_vm(&self, vm: Child) -> Arc<Child> {
         let vm = Arc::new(vm);
         self.parts().vm = Some(Arc::clone(&vm));
         vm
     }
 
-    pub(super) fn vm(&self) -> Option<Arc<Child>> {
+    pub(crate) fn vm(&self) -> Option<Arc<Child>> {
         self.parts().vm.clone()
     }
 
-    pub(super) fn note_ssh(&self, address: SocketAddr) {
+    pub(crate) fn note_ssh(&self, address: SocketAddr) {
         self.parts().ssh = Some(address);
     }
 
-    pub(super) fn ssh(&self) -> Option<SocketAddr> {
+    pub(crate) fn ssh(&self) -> Option<SocketAddr> {
         self.parts().ssh
     }
 
-    pub(super) fn tasks(&self) -> &TaskTracker {
+    pub(crate) fn tasks(&self) -> &TaskTracker {
         &self.tasks
     }
 
     /// Runs a task that ends with this life.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let cancel = self.cancel.clone();
         self.tasks.spawn(async move {
             cancel.run_until_cancelled(task).await;
@@ -67,7 +67,7 @@ impl Life {
     }
 
     /// Ends the tasks, and waits for them.
-    pub(super) async fn end_tasks(&self) {
+    pub(crate) async fn end_tasks(&self) {
         self.cancel.cancel();
         self.tasks.close();
         self.tasks.wait().await;
