@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use berth_config::model::{Config, Provision, ProvisionMode};
+use berth_config::model::{Config, MountType, Provision, ProvisionMode};
 use berth_link::boot::{
     BOOT_SPEC_VERSION, BootSpec, BootUser, GuestDisk, GuestMount, GuestProvision, HostResolverSpec,
     RosettaSpec,
@@ -44,13 +44,23 @@ fn boot_spec(input: &Input<'_>, env: &BTreeMap<String, String>) -> BootSpec {
         },
         authorized_keys: input.authorized_keys.to_vec(),
         host_keys: input.host_keys.to_vec(),
-        nics: nics(config, input.mac),
+        nics: if input.lima.no_cloud_init {
+            // Whoever starts such a guest names its interfaces.
+            Vec::new()
+        } else {
+            nics(config, input.mac)
+        },
         dns: name_servers(config, &input.subnet, input.host_dns)
             .iter()
             .map(ToString::to_string)
             .collect(),
         host_resolver: host_resolver(input),
-        hosts: BTreeMap::from([(HOST_NAME.to_owned(), input.subnet.gateway.to_string())]),
+        hosts: input
+            .subnet
+            .gateway
+            .map(|gateway| (HOST_NAME.to_owned(), gateway.to_string()))
+            .into_iter()
+            .collect(),
         timezone: config.timezone.clone(),
         env: env.clone(),
         param: config.param.clone(),
@@ -79,6 +89,8 @@ fn boot_spec(input: &Input<'_>, env: &BTreeMap<String, String>) -> BootSpec {
         containerd_user: config.containerd.user,
         containerd_archive: if containerd { NERDCTL_ARCHIVE } else { "" }.to_owned(),
         guest_install_prefix: config.guest_install_prefix.clone(),
+        make_user: input.lima.no_cloud_init,
+        ssh_port: input.ssh_port,
         early_sshd: !config.plain && !has_boot_scripts(config),
         rosetta: input.lima.rosetta_enabled.then(|| RosettaSpec {
             tag: ROSETTA_TAG.to_owned(),
@@ -92,7 +104,8 @@ fn boot_spec(input: &Input<'_>, env: &BTreeMap<String, String>) -> BootSpec {
 fn host_resolver(input: &Input<'_>) -> Option<HostResolverSpec> {
     let ports = input.dns_ports?;
     let servers = name_servers(input.config, &input.subnet, input.host_dns);
-    let (Some(IpAddr::V4(address)), IpAddr::V4(host)) = (input.subnet.dns, input.subnet.gateway)
+    let (Some(IpAddr::V4(address)), Some(IpAddr::V4(host))) =
+        (input.subnet.dns, input.subnet.gateway)
     else {
         return None;
     };
@@ -135,7 +148,11 @@ fn guest_mounts(input: &Input<'_>) -> Vec<GuestMount> {
     mounts
         .map(|mount| {
             let device = device_mount(mount, mount_type);
-            let tag = mount_tag(&mount.location, &mount.mount_point);
+            let tag = match mount_type {
+                // WSL knows drives by their paths.
+                MountType::Wsl2 => mount.location.display().to_string(),
+                _ => mount_tag(&mount.location, &mount.mount_point),
+            };
             let (tag, fs_type, options) = match device {
                 Some((fs_type, options)) => (tag, fs_type.to_owned(), options),
                 None => Default::default(),

@@ -28,7 +28,7 @@ pub fn disk_serial(name: &str) -> String {
     format!("{head}{}", &hash[..SERIAL_MAX / 2])
 }
 
-/// File system type and options of a mount that the guest makes from a device; `None` where the host sets it up later.
+/// File system type and options of a mount that the guest makes by itself, of a device or of a drive of WSL's host; `None` where the host sets it up later.
 pub(crate) fn device_mount(mount: &Mount, mount_type: MountType) -> Option<(&'static str, String)> {
     let access = if mount.writable { "rw" } else { "ro" };
     match mount_type {
@@ -45,7 +45,8 @@ pub(crate) fn device_mount(mount: &Mount, mount_type: MountType) -> Option<(&'st
             ))
         }
         MountType::Virtiofs => Some(("virtiofs", access.to_owned())),
-        MountType::ReverseSshfs | MountType::Wsl2 => None,
+        MountType::Wsl2 => Some(("drvfs", access.to_owned())),
+        MountType::ReverseSshfs => None,
     }
 }
 

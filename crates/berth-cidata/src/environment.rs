@@ -14,12 +14,12 @@ const PROXY_NAMES: [&str; 4] = ["ftp_proxy", "http_proxy", "https_proxy", "no_pr
 
 /// The environment of the guest: the system's proxy settings, then `env`, then the host agent's proxy variables.
 ///
-/// A proxy that is the host's own loopback address becomes `gateway`, the host as the guest sees it. An empty proxy variable
+/// A proxy that is the host's own loopback address becomes `gateway`, the host as the guest sees it, if that is known. An empty proxy variable
 /// is left out. Both spellings of a proxy variable get the same value; the lower-case one wins.
 pub fn guest_environment(
     config: &Config,
     proxies: &Proxies,
-    gateway: IpAddr,
+    gateway: Option<IpAddr>,
 ) -> Result<BTreeMap<String, String>, CidataError> {
     let mut env = proxies.system.clone();
     env.extend(config.env.clone());
@@ -36,7 +36,9 @@ pub fn guest_environment(
         };
         if value.is_empty() {
             env.remove(&name);
-        } else if !name.eq_ignore_ascii_case("no_proxy") {
+        } else if let Some(gateway) = gateway
+            && !name.eq_ignore_ascii_case("no_proxy")
+        {
             *value = reachable_from_guest(value, gateway, &proxies.loopback_names);
         }
     }

@@ -41,6 +41,8 @@ pub struct Input<'a> {
     pub nerdctl_archive: Option<PathBuf>,
     /// Boot scripts of the driver: file name in the volume (`boot.Linux/05-rosetta-volume.sh`) to text.
     pub driver_scripts: BTreeMap<String, String>,
+    /// Where sshd is to listen. Another port than 22 is written into its configuration.
+    pub ssh_port: u16,
     /// What Lima's scripts and agent must know of the driver.
     pub lima: LimaFacts,
     /// The host user's home directory, to find the mount that carries it.
@@ -63,8 +65,8 @@ pub enum AgentKind {
 /// The addresses of the guest's default network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
-    /// The host, seen from the guest.
-    pub gateway: IpAddr,
+    /// The host, seen from the guest, where that is known before the guest has booted.
+    pub gateway: Option<IpAddr>,
     /// Where the network answers for the host resolver; `None`: DHCP says who the name server is.
     pub dns: Option<IpAddr>,
     /// The guest itself, when its address is fixed.
@@ -74,14 +76,21 @@ pub struct Subnet {
 impl Subnet {
     /// The network that QEMU's user mode gives to every guest (192.168.5.0/24).
     pub const SLIRP: Self = Self {
-        gateway: ip(2),
+        gateway: Some(ip(2)),
         dns: Some(ip(3)),
         guest: Some(ip(15)),
     };
 
     /// The network that macOS makes for guests behind NAT, with the address that it has unless an administrator changed it.
     pub const VMNET: Self = Self {
-        gateway: IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 64, 1)),
+        gateway: Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 64, 1))),
+        dns: None,
+        guest: None,
+    };
+
+    /// A network that somebody else sets up, and of which nothing is known.
+    pub const UNKNOWN: Self = Self {
+        gateway: None,
         dns: None,
         guest: None,
     };

@@ -124,13 +124,13 @@ fn packages(input: &Input<'_>, lines: &mut Lines) {
 }
 
 fn network(input: &Input<'_>, lines: &mut Lines) {
+    let shown = |ip: Option<std::net::IpAddr>| ip.map(|ip| ip.to_string()).unwrap_or_default();
     lines.set(
         "SLIRP_DNS",
-        input.subnet.dns.unwrap_or(input.subnet.gateway),
+        shown(input.subnet.dns.or(input.subnet.gateway)),
     );
-    lines.set("SLIRP_GATEWAY", input.subnet.gateway);
-    let guest = input.subnet.guest.map(|ip| ip.to_string());
-    lines.set("SLIRP_IP_ADDRESS", guest.unwrap_or_default());
+    lines.set("SLIRP_GATEWAY", shown(input.subnet.gateway));
+    lines.set("SLIRP_IP_ADDRESS", shown(input.subnet.guest));
     let (udp, tcp) = input
         .dns_ports
         .map_or((0, 0), |ports| (ports.udp, ports.tcp));

@@ -17,8 +17,11 @@ const PORT: &str = "io.lima-vm.guest_agent.0";
 /// What stands before the number of a vsock port.
 const VSOCK: &str = "vsock:";
 
+/// The same, of a machine that runs several guests (WSL).
+const SHARED_VSOCK: &str = "hvsock:";
+
 const USAGE: &str = "\
-Usage: berth-guestagent COMMAND [--cidata DIR] [--port NAME] [--debug]
+Usage: berth-guestagent COMMAND [--cidata DIR] [--from DIR] [--port NAME] [--debug]
 
   daemon    apply boot.json, tell the host how far the boot is, and stay
   install   install this program as a service and start it, without waiting
@@ -26,7 +29,9 @@ Usage: berth-guestagent COMMAND [--cidata DIR] [--port NAME] [--debug]
   --version
 
   --cidata  where the cidata volume is or will be mounted (/mnt/lima-cidata)
-  --port    name of the virtio-serial port to the host (io.lima-vm.guest_agent.0), or vsock:NUMBER
+  --from    where cidata is a directory of the guest already: install has --cidata lead there
+  --port    name of the virtio-serial port to the host (io.lima-vm.guest_agent.0), vsock:NUMBER,
+            or hvsock:NUMBER where several guests share a machine
   --debug   log more
 ";
 
@@ -35,7 +40,9 @@ Usage: berth-guestagent COMMAND [--cidata DIR] [--port NAME] [--debug]
 pub(crate) struct Options {
     /// Where the cidata volume is or will be mounted.
     pub(crate) cidata: PathBuf,
-    /// Name of the port to the host, or `vsock:NUMBER`.
+    /// The directory that takes the volume's place.
+    pub(crate) from: Option<PathBuf>,
+    /// Name of the port to the host, `vsock:NUMBER`, or `hvsock:NUMBER`.
     pub(crate) port: String,
     /// Log more.
     pub(crate) debug: bool,
@@ -58,7 +65,14 @@ struct UsageError(String);
 impl Options {
     /// The port's number, if it is one of vsock.
     pub(crate) fn vsock_port(&self) -> Option<u32> {
-        self.port.strip_prefix(VSOCK)?.parse().ok()
+        let port = self.port.strip_prefix(VSOCK);
+        let port = port.or_else(|| self.port.strip_prefix(SHARED_VSOCK));
+        port?.parse().ok()
+    }
+
+    /// Whether other guests have ports of the same vsock.
+    pub(crate) fn is_shared_vsock(&self) -> bool {
+        self.port.starts_with(SHARED_VSOCK)
     }
 }
 
@@ -117,6 +131,7 @@ fn say(stream: &mut impl Write, text: &str) {
 fn parse(args: impl IntoIterator<Item = String>) -> Result<(Command, Options), UsageError> {
     let mut options = Options {
         cidata: CIDATA.into(),
+        from: None,
         port: PORT.to_owned(),
         debug: false,
     };
@@ -141,6 +156,7 @@ fn parse(args: impl IntoIterator<Item = String>) -> Result<(Command, Options), U
         };
         match name {
             "--cidata" => options.cidata = value()?.into(),
+            "--from" => options.from = Some(value()?.into()),
             "--port" => options.port = port(value()?)?,
             "--debug" => options.debug = true,
             _ => return Err(UsageError(format!("{arg:?} is not understood"))),
@@ -154,7 +170,9 @@ fn port(name: String) -> Result<String, UsageError> {
     if name.is_empty()
         || name.contains('/')
         || name.starts_with('.')
-        || name.strip_prefix(VSOCK).is_some_and(is_bad_number)
+        || [VSOCK, SHARED_VSOCK]
+            .iter()
+            .any(|kind| name.strip_prefix(kind).is_some_and(is_bad_number))
     {
         return Err(UsageError(format!("{name:?} is no name of a port")));
     }
@@ -175,6 +193,7 @@ mod tests {
         assert_eq!(command, Command::Daemon);
         let expected = Options {
             cidata: "/x".into(),
+            from: None,
             port: "a.b".to_owned(),
             debug: true,
         };
@@ -183,6 +202,11 @@ mod tests {
         assert_eq!(parsed("install").unwrap().1.port, PORT);
         let options = parsed("install --port=vsock:2222").unwrap().1;
         assert_eq!(options.vsock_port(), Some(2222));
+        assert!(!options.is_shared_vsock());
+        let options = parsed("install --from=/mnt/c/x --port=hvsock:7").unwrap().1;
+        assert_eq!(options.vsock_port(), Some(7));
+        assert!(options.is_shared_vsock());
+        assert_eq!(options.from, Some("/mnt/c/x".into()));
     }
 
     #[test]
@@ -192,6 +216,7 @@ mod tests {
             ("deamon", "\"deamon\" is no command"),
             ("daemon --cidata", "--cidata needs a value"),
             ("daemon --port ../x", "\"../x\" is no name of a port"),
+            ("daemon --port hvsock:", "\"hvsock:\" is no name of a port"),
             ("daemon --port vsock:x", "\"vsock:x\" is no name of a port"),
             ("daemon now", "\"now\" is not understood"),
         ] {

@@ -177,6 +177,10 @@ impl<'a> Agent<'a> {
                 tracing::debug!("the host was not told that the agent listens: {why}");
             }
         };
+        if self.options.is_shared_vsock() {
+            // The other ports are another guest's as much as ours.
+            return self.serve(Port::over_vsock(listener), cancel).await;
+        }
         let sshd = vsock_ssh::serve(device, cancel.clone());
         tokio::join!(self.serve(Port::over_vsock(listener), cancel), bell, sshd);
     }
@@ -220,7 +224,7 @@ impl<'a> Agent<'a> {
             self.note(Stage::NetworkUp, network::up(first, STAGE_LIMIT).await);
         };
         let sshd = async {
-            let listening = sshd::listening(guest).await;
+            let listening = sshd::listening(guest, spec.map(|spec| spec.ssh_port)).await;
             // Whoever made them, now they are final.
             self.tell_host_keys();
             self.note(Stage::SshListening, listening);

@@ -61,6 +61,11 @@ pub(crate) fn run(options: &Options) -> Result<(), InstallError> {
 }
 
 async fn install(guest: &Guest, own_program: &Path, options: &Options) -> Result<(), InstallError> {
+    if let Some(from) = &options.from {
+        // An empty directory is what an earlier boot waited at for a volume.
+        let _ = fs::remove_dir(&options.cidata);
+        link(&options.cidata, from)?;
+    }
     // A volume that cannot be read is reported by the service, to the host; it must start for that.
     let prefix = volume::read(&options.cidata).map_or_else(
         |why| {
@@ -321,6 +326,7 @@ mod tests {
     fn options(scene: &Scene) -> Options {
         Options {
             cidata: scene.path("/mnt/lima-cidata"),
+            from: None,
             port: "io.lima-vm.guest_agent.0".to_owned(),
             debug: false,
         }
@@ -383,6 +389,28 @@ mod tests {
             ["systemctl daemon-reload", restart]
         );
         assert!(!scene.guest.has(LIMA_BOOT_SCRIPT));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_directory_takes_the_volumes_place() {
+        let scene = Scene::systemd();
+        scene.write("/program", "version 1");
+        scene.write("/mnt/c/cidata/boot.json", "{}");
+        fs::create_dir_all(scene.path("/mnt/lima-cidata")).unwrap();
+        let options = Options {
+            from: Some(scene.path("/mnt/c/cidata")),
+            port: "hvsock:7".to_owned(),
+            ..options(&scene)
+        };
+        install(&scene.guest, &scene.path("/program"), &options)
+            .await
+            .unwrap();
+        assert_eq!(scene.read("/mnt/lima-cidata/boot.json"), "{}");
+        assert!(
+            scene
+                .read(UNIT)
+                .contains("/mnt/lima-cidata --port=hvsock:7\n")
+        );
     }
 
     #[tokio::test(flavor = "current_thread")]

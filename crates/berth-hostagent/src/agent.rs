@@ -197,7 +197,8 @@ impl HostAgent {
         let _ = self.live.ssh_address.set(address);
         let _ = self.live.session.set(session);
         self.board.booting(address.port());
-        if self.driver.info().vsock_port != 0 {
+        let info = self.driver.info();
+        if info.vsock_port != 0 && !info.features.dynamic_ssh_address {
             self.board.vsock(VsockEvent {
                 kind: VsockKind::Started,
                 host_addr: address.to_string(),

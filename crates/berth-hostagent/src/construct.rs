@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use berth_cidata::input::{LimaFacts, Proxies, Subnet};
 use berth_cidata::{AgentKind, Input, volume};
-use berth_config::model::{Config, GuestOs};
+use berth_config::model::{Config, GuestOs, PortForward};
 use berth_config::resolve::{ResolveContext, resolve};
 use berth_config::sources::Sources;
 use berth_config::validate::validate;
 use berth_config::version::LimaVersion;
-use berth_driver::driver::{DefaultNetwork, Driver, DriverContext};
+use berth_driver::driver::{DefaultNetwork, Driver, DriverContext, DriverFeatures, SshPort};
 use berth_events::board::Board;
 use berth_events::timeline::Outcome;
 use berth_forward::forwarders::{Carrier, Forwarders};
@@ -27,6 +27,9 @@ use crate::error::AgentError;
 use crate::names::{self, HostResolver};
 use crate::ports;
 use crate::serve::ServeOptions;
+
+/// Where sshd listens in a guest that was not told another port.
+const GUEST_SSH_PORT: u16 = 22;
 
 impl HostAgent {
     /// Loads, checks, binds and writes everything. The caller holds the instance's lock.
@@ -52,6 +55,13 @@ impl HostAgent {
 
         let agent = which_agent(options, &config);
         let agent_kind = GuestAgentKind::of(&agent);
+        let features = &driver.info().features;
+        require_our_agent(features, agent_kind)?;
+        let ssh_port = if features.static_ssh_port {
+            ports::in_guest(ssh_port, dir.path())
+        } else {
+            ssh_port
+        };
         choose_instance_id(&mut record, agent_kind, options);
 
         let ssh = SshSetup::prepare(options, &dir, &config, agent_kind).await?;
@@ -59,6 +69,10 @@ impl HostAgent {
             agent,
             record: &record,
             ssh: &ssh,
+            ssh_port: match ssh_port {
+                SshPort::Configured(port) if features.static_ssh_port => port,
+                _ => GUEST_SSH_PORT,
+            },
             resolver: &resolver,
         };
         write_volume(options, &dir, &config, driver.as_ref(), facts).await?;
@@ -68,7 +82,8 @@ impl HostAgent {
 
         let carrier = carrier(options, agent_kind);
         let port = record.ssh_local_port.unwrap_or(0);
-        let forwarders = Forwarders::new(config.port_forwards.clone(), port, carrier);
+        let rules = forwarded(&config.port_forwards, features);
+        let forwarders = Forwarders::new(rules, port, carrier);
         shown.finish(Outcome::Ok);
         Ok(Self {
             name: options.name.to_string(),
@@ -175,11 +190,33 @@ fn choose_instance_id(record: &mut Record, agent: GuestAgentKind, options: &Serv
     record.boots += 1;
 }
 
+/// Without cloud-init nobody but our agent makes the user, and starts anything else.
+fn require_our_agent(features: &DriverFeatures, agent: GuestAgentKind) -> Result<(), AgentError> {
+    if !features.no_cloud_init || agent == GuestAgentKind::Berth {
+        return Ok(());
+    }
+    Err(AgentError::Config(vec![
+        "vmType: this driver needs berth's guest agent, and another one was found, or none: install berth with its guest agents, or use `--guestagent`"
+            .to_owned(),
+    ]))
+}
+
+/// The rules that this driver's instances have: some forward no sockets, as the driver has told.
+fn forwarded(rules: &[PortForward], features: &DriverFeatures) -> Vec<PortForward> {
+    let is_socket =
+        |rule: &&PortForward| !rule.guest_socket.is_empty() || rule.host_socket.is_some();
+    let kept = rules
+        .iter()
+        .filter(|rule| !features.skip_socket_forwarding || !is_socket(rule));
+    kept.cloned().collect()
+}
+
 /// What the volume says beside the configuration.
 struct VolumeFacts<'a> {
     agent: AgentKind,
     record: &'a Record,
     ssh: &'a SshSetup,
+    ssh_port: u16,
     resolver: &'a HostResolver,
 }
 
@@ -206,6 +243,7 @@ async fn write_volume(
         subnet: match info.network {
             DefaultNetwork::User => Subnet::SLIRP,
             DefaultNetwork::Nat => Subnet::VMNET,
+            DefaultNetwork::Ready => Subnet::UNKNOWN,
         },
         host_dns: &host_dns,
         dns_ports: facts.resolver.ports(),
@@ -217,6 +255,7 @@ async fn write_volume(
         agent: facts.agent,
         nerdctl_archive: options.nerdctl_archive.clone().filter(|_| wants_containerd),
         driver_scripts: std::collections::BTreeMap::new(),
+        ssh_port: facts.ssh_port,
         lima: LimaFacts {
             vsock_port: info.vsock_port,
             virtio_port: String::new(),

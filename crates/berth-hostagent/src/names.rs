@@ -46,7 +46,7 @@ impl HostResolver {
         network: DefaultNetwork,
         record: &mut Record,
     ) -> Result<Self, AgentError> {
-        if !config.host_resolver.enabled || network == DefaultNetwork::Nat {
+        if !config.host_resolver.enabled || network != DefaultNetwork::User {
             return Ok(Self::Off);
         }
         let setup = setup(options, config)?;
@@ -104,7 +104,7 @@ fn guest_network() -> GuestNetwork {
         _ => Ipv4Addr::UNSPECIFIED,
     };
     GuestNetwork {
-        gateway: v4(Some(Subnet::SLIRP.gateway)),
+        gateway: v4(Subnet::SLIRP.gateway),
         guest: v4(Subnet::SLIRP.guest),
     }
 }

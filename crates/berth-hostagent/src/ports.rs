@@ -1,7 +1,9 @@
 //! Ports of the host that an instance keeps from start to start.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::path::Path;
 
 use berth_dns::Sockets;
 use berth_driver::driver::SshPort;
@@ -26,6 +28,27 @@ pub(crate) fn ssh_port(
         (None, false, Some(port)) => SshPort::Preferred(port),
         (None, false, None) => SshPort::Any,
     }
+}
+
+/// Ports for sshd in guests: below those that systems hand out for connections.
+const GUEST_PORTS: std::ops::Range<u16> = 20_000..30_000;
+
+/// Chooses the port at which sshd in the guest is to listen, where guests share a network with each other, and maybe with the host.
+///
+/// The one that is configured, or that of the last start, while it is free here, or one that follows from the instance's directory.
+pub(crate) fn in_guest(port: SshPort, dir: &Path) -> SshPort {
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let last = match port {
+        SshPort::Configured(_) => return port,
+        SshPort::Preferred(port) => Some(port),
+        SshPort::Any => None,
+    };
+    let mut hash = std::hash::DefaultHasher::new();
+    dir.hash(&mut hash);
+    let first = usize::try_from(hash.finish() % 10_000).unwrap_or_default();
+    let ring = GUEST_PORTS.cycle().skip(first).take(GUEST_PORTS.len());
+    let mut candidates = last.into_iter().chain(ring);
+    SshPort::Configured(candidates.find(is_free).unwrap_or(GUEST_PORTS.start))
 }
 
 /// Refuses a configured port that is taken, before anything is built. The driver's own attempt decides; this one is only early.
@@ -79,6 +102,29 @@ mod tests {
             .to_string();
         assert!(refused.contains(&format!("127.0.0.1:{port}")), "{refused}");
         assert!(refused.contains("ssh.localPort"), "{refused}");
+    }
+
+    #[test]
+    fn guests_that_share_a_network_get_ports_of_their_own() {
+        let at = |port, dir: &str| match in_guest(port, Path::new(dir)) {
+            SshPort::Configured(port) => port,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(at(SshPort::Configured(4022), "/h/a"), 4022);
+        let one = at(SshPort::Any, "/h/a");
+        assert!(GUEST_PORTS.contains(&one));
+        assert_ne!(at(SshPort::Any, "/h/b"), one);
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, one));
+        if taken.is_ok() {
+            let other = at(SshPort::Preferred(one), "/h/a");
+            assert_ne!(other, one, "one that runs has it");
+            assert!(GUEST_PORTS.contains(&other));
+        }
+        drop(taken);
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let last = free.local_addr().unwrap().port();
+        drop(free);
+        assert_eq!(at(SshPort::Preferred(last), "/h/a"), last);
     }
 
     #[test]

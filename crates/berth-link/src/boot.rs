@@ -57,7 +57,7 @@ pub struct BootSpec {
     pub ca_remove_defaults: bool,
     /// Host directories (and, with reverse-sshfs, mount points to make).
     pub mounts: Vec<GuestMount>,
-    /// `reverse-sshfs`, `9p`, `virtiofs`, or empty when there are none.
+    /// `reverse-sshfs`, `9p`, `virtiofs`, `wsl2`, or empty when there are none.
     pub mount_type: String,
     /// Additional disks.
     pub disks: Vec<GuestDisk>,
@@ -75,6 +75,12 @@ pub struct BootSpec {
     pub containerd_archive: String,
     /// Where binaries are installed (`/usr/local`).
     pub guest_install_prefix: String,
+    /// Nobody else makes the login user.
+    #[serde(default)]
+    pub make_user: bool,
+    /// Where sshd is to listen.
+    #[serde(default = "usual_ssh_port")]
+    pub ssh_port: u16,
     /// sshd may start while cloud-init still works: the configuration has no script that must run before it.
     #[serde(default)]
     pub early_sshd: bool,
@@ -83,6 +89,10 @@ pub struct BootSpec {
     pub rosetta: Option<RosettaSpec>,
     /// Verbose guest agent log.
     pub debug: bool,
+}
+
+fn usual_ssh_port() -> u16 {
+    22
 }
 
 /// Where questions for names go: what is sent to port 53 of one address is answered at ports of another.
@@ -149,11 +159,11 @@ pub struct Nic {
 /// One shared directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestMount {
-    /// Device tag (9p, virtiofs); empty for reverse-sshfs.
+    /// Device tag (9p, virtiofs), or path on the host (drvfs); empty for reverse-sshfs.
     pub tag: String,
     /// Absolute path in the guest.
     pub mount_point: String,
-    /// File system type (`9p`, `virtiofs`); empty for reverse-sshfs, which the host sets up later.
+    /// File system type (`9p`, `virtiofs`, `drvfs`); empty for reverse-sshfs, which the host sets up later.
     pub fs_type: String,
     /// Mount options, comma separated.
     pub options: String,

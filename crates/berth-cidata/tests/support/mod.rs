@@ -47,6 +47,7 @@ pub(crate) fn input<'a>(
         agent,
         nerdctl_archive: None,
         driver_scripts: BTreeMap::new(),
+        ssh_port: 22,
         lima: LimaFacts::default(),
         host_home: PathBuf::from("/home/me"),
         debug: false,

@@ -64,18 +64,26 @@ fn has_boot_commands(guest: &Guest) -> bool {
 }
 
 /// The service that the boot starts; none where a socket of systemd stands in for it.
-fn unit(guest: &Guest) -> Option<String> {
-    let is_enabled = |target: &str, unit: &str| {
+pub(crate) fn unit(guest: &Guest) -> Option<String> {
+    let unit = enabled(guest, "multi-user", "service")?;
+    socket(guest).is_none().then_some(unit)
+}
+
+/// The socket of systemd that stands in for the service.
+pub(crate) fn socket(guest: &Guest) -> Option<String> {
+    enabled(guest, "sockets", "socket")
+}
+
+/// sshd's unit of this kind that comes with the target; Debian's name first.
+fn enabled(guest: &Guest, target: &str, kind: &str) -> Option<String> {
+    let is_enabled = |unit: &String| {
         UNITS.iter().any(|directory| {
             let link = guest.path(&format!("{directory}/{target}.target.wants/{unit}"));
             link.symlink_metadata().is_ok()
         })
     };
-    let name = ["ssh", "sshd"]
-        .into_iter()
-        .find(|name| is_enabled("multi-user", &format!("{name}.service")))?;
-    let by_socket = is_enabled("sockets", &format!("{name}.socket"));
-    (!by_socket).then(|| format!("{name}.service"))
+    let names = ["ssh", "sshd"].into_iter();
+    names.map(|name| format!("{name}.{kind}")).find(is_enabled)
 }
 
 /// Starts it. That it cannot be started now is no failure: it comes in its turn.

@@ -1,4 +1,4 @@
-//! The login user: waiting for cloud-init to make it, and what it needs besides keys.
+//! The login user: waiting for cloud-init to make it, or making it, and what it needs besides keys.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use berth_link::boot::BootSpec;
 
 use crate::boot::step::{Done, StepError, Work, impossible};
-use crate::files::{Attributes, Loss, edit, ensure_directory, failed, link, put};
+use crate::files::{Attributes, Loss, edit, ensure_directory, failed, link, put, read_text};
 use crate::guest::{Guest, Init};
 use crate::programs::Command;
 use crate::watch::Wait;
@@ -18,6 +18,62 @@ const USER_LIMIT: Duration = Duration::from_mins(10);
 
 /// The first user id of people on most distributions: they may read the journal anyway.
 const FIRST_PERSON: u32 = 1000;
+
+/// What may become root without a password.
+const SUDOERS: &str = "/etc/sudoers.d/90-berth-user";
+
+/// Nobody else makes it.
+pub(crate) fn make_applies(spec: &BootSpec, _guest: &Guest) -> bool {
+    spec.make_user
+}
+
+/// Makes the user, as cloud-init does elsewhere.
+pub(crate) async fn make(work: &Work<'_>) -> Result<Done, StepError> {
+    let Work { spec, guest, .. } = work;
+    let is_new = !is_there(spec, guest);
+    if is_new {
+        work.run(maker(spec, guest)?).await?;
+    }
+    let mut changed = is_new;
+    if spec.user.passwordless_sudo && guest.has("/etc/sudoers.d") {
+        let line = format!("{} ALL=(ALL) NOPASSWD:ALL\n", spec.user.name);
+        let root = Attributes::root(0o440);
+        changed |= put(&guest.path(SUDOERS), line.as_bytes(), root, Loss::Matters)?;
+    }
+    Ok(Done::changed(changed))
+}
+
+/// The command line: shadow's, or busybox's. A number that somebody has already is left to the program.
+fn maker(spec: &BootSpec, guest: &Guest) -> Result<Command, StepError> {
+    let user = &spec.user;
+    let passwd = read_text(&guest.path("/etc/passwd"))?.unwrap_or_default();
+    let uid = user.uid.to_string();
+    let is_taken = |line: &str| line.split(':').nth(2) == Some(&uid);
+    let number = (!passwd.lines().any(is_taken)).then_some(uid.as_str());
+    let shell = if guest.has(&user.shell) {
+        user.shell.as_str()
+    } else {
+        "/bin/sh"
+    };
+    // The fields of a line end at colons.
+    let comment = user
+        .comment
+        .replace(|c: char| c == ':' || c.is_control(), " ");
+    let command = if guest.has_program("useradd") {
+        let uid = number.map(|uid| ["--uid", uid]);
+        let words = ["--create-home", "--home-dir", &user.home, "--shell", shell];
+        Command::new("useradd")
+            .args(words)
+            .args(["--comment", &comment])
+            .args(uid.into_iter().flatten())
+    } else {
+        let uid = number.map(|uid| ["-u", uid]);
+        Command::new("adduser")
+            .args(["-D", "-h", &user.home, "-s", shell, "-g", &comment])
+            .args(uid.into_iter().flatten())
+    };
+    Ok(command.arg(&user.name))
+}
 
 /// Waits for the user and its home directory.
 pub(crate) async fn wait(work: &Work<'_>) -> Result<Done, StepError> {
@@ -190,6 +246,44 @@ mod tests {
             why,
             "waited 600 s for cloud-init to make the user \"never\" and its home /home/lima"
         );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_user_whom_nobody_makes_is_made() {
+        let mut scene = Scene::new();
+        scene.write("/bin/bash", "");
+        fs::create_dir_all(scene.path("/etc/sudoers.d")).unwrap();
+        let user = &mut scene.spec.user;
+        user.name = "jane".to_owned();
+        user.home = "/home/jane.linux".to_owned();
+        user.shell = "/bin/bash".to_owned();
+        user.comment = "Jane: Doe".to_owned();
+        user.uid = 4711;
+        scene.install("useradd");
+        assert_eq!(scene.run(make).await.unwrap(), Done::Changed);
+        assert_eq!(
+            scene.ran(),
+            [
+                "useradd --create-home --home-dir /home/jane.linux --shell /bin/bash --comment Jane  Doe --uid 4711 jane"
+            ]
+        );
+        assert_eq!(scene.read(SUDOERS), "jane ALL=(ALL) NOPASSWD:ALL\n");
+        assert_eq!(scene.mode(SUDOERS), 0o440);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_number_that_is_taken_and_a_shell_that_is_missing_are_no_hindrance() {
+        let mut scene = Scene::new();
+        scene.spec.user.name = "jane".to_owned();
+        scene.spec.user.uid = me().uid;
+        scene.spec.user.shell = "/bin/fish".to_owned();
+        assert_eq!(scene.run(make).await.unwrap(), Done::Changed);
+        assert_eq!(
+            scene.ran(),
+            ["adduser -D -h /home/lima -s /bin/sh -g  jane"]
+        );
+        scene.spec.user.name = "lima".to_owned();
+        assert_eq!(scene.run(make).await.unwrap(), Done::Already);
     }
 
     #[tokio::test(flavor = "current_thread")]

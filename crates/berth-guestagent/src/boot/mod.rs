@@ -26,6 +26,7 @@ mod rootless;
 mod rosetta;
 mod shares;
 mod sshd_config;
+mod sshd_port;
 mod step;
 pub(crate) mod step_log;
 #[cfg(test)]
@@ -131,17 +132,25 @@ fn login_steps(spec: &BootSpec, guest: &Guest) -> Vec<Step> {
     // cloud-init makes the user of a first boot before it lets sshd start; waiting for it here too would wait for ever where
     // it does not.
     let before_sshd: &[&str] = if user_is_there(spec, guest) {
-        &["host-keys", "sshd-config", "authorized-keys"]
+        &["host-keys", "sshd-config", "sshd-port", "authorized-keys"]
     } else {
-        &["host-keys", "sshd-config"]
+        &["host-keys", "sshd-config", "sshd-port"]
     };
     vec![
         step("host-keys", &[], host_keys::applies, |work| {
             Box::pin(host_keys::run(work))
         }),
         now("sshd-config", &[], sshd_config::applies, sshd_config::run),
+        step("sshd-port", &[], sshd_port::applies, |work| {
+            Box::pin(sshd_port::run(work))
+        }),
         now(SSHD_MAY_START, before_sshd, always, sshd_may_start),
-        step("user", &[], always, |work| Box::pin(login_user::wait(work))),
+        step("make-user", &[], login_user::make_applies, |work| {
+            Box::pin(login_user::make(work))
+        }),
+        step("user", &["make-user"], always, |work| {
+            Box::pin(login_user::wait(work))
+        }),
         now(
             "unlock-account",
             &["user"],

@@ -9,10 +9,10 @@ use crate::boot::step::{Done, StepError, Work};
 use crate::files::{Attributes, Loss, edit, put, read_text};
 use crate::guest::Guest;
 
-const DROP_IN_DIRECTORY: &str = "/etc/ssh/sshd_config.d";
+pub(crate) const DROP_IN_DIRECTORY: &str = "/etc/ssh/sshd_config.d";
 /// Lima's name for it.
 const DROP_IN: &str = "10-acceptenv-colorterm.conf";
-const CONFIG: &str = "/etc/ssh/sshd_config";
+pub(crate) const CONFIG: &str = "/etc/ssh/sshd_config";
 
 /// Plain guests are left as they are, but for Alpine's, which would forward nothing.
 pub(crate) fn applies(spec: &BootSpec, guest: &Guest) -> bool {

@@ -257,6 +257,8 @@ fn spec() -> BootSpec {
         containerd_user: false,
         containerd_archive: String::new(),
         guest_install_prefix: "/usr/local".to_owned(),
+        make_user: false,
+        ssh_port: 22,
         early_sshd: false,
         rosetta: None,
         debug: false,

@@ -8,7 +8,7 @@ use crate::guest::{Guest, Init};
 use crate::netlink::is_tcp_listening;
 use crate::watch::{Wait, WaitError};
 
-/// Where every sshd listens that the host can reach: QEMU forwards to this port.
+/// sshd's usual port.
 const PORT: u16 = 22;
 
 /// Neither a socket that begins to listen nor systemd's opening it in sshd's place (`ssh.socket`) touches a file, and the kernel
@@ -22,9 +22,9 @@ const LIMIT: Duration = Duration::from_mins(15);
 /// How long logind may take after people are let in, before a login without it is better than none.
 const LOGIND_LIMIT: Duration = Duration::from_secs(10);
 
-/// Waits until a login can succeed.
-pub(crate) async fn listening(guest: &Guest) -> Result<(), WaitError> {
-    wait(guest, is_tcp_listening).await?;
+/// Waits until a login can succeed, on the port where the host expects sshd: the usual one, if it has not said.
+pub(crate) async fn listening(guest: &Guest, port: Option<u16>) -> Result<(), WaitError> {
+    wait(guest, port.unwrap_or(PORT), is_tcp_listening).await?;
     if expects_logind(guest) {
         logind(guest).await;
     }
@@ -58,12 +58,15 @@ async fn logind(guest: &Guest) {
 
 async fn wait(
     guest: &Guest,
+    port: u16,
     is_tcp_listening: impl Fn(u16) -> io::Result<bool>,
 ) -> Result<(), WaitError> {
     let [pid_file, nologin] = ["/run/sshd.pid", "/run/nologin"].map(|path| guest.path(path));
     // The kernel is asked last: it may have to load a module to answer. One that cannot answer leaves it to the pid file.
+    // Which port it is, the file does not say.
+    let by_file = || running_sshd(guest).is_some();
     let is_listening =
-        || running_sshd(guest).is_some() || is_tcp_listening(PORT).unwrap_or_default();
+        || (port == PORT && by_file()) || is_tcp_listening(port).unwrap_or_else(|_| by_file());
     let closed = Wait {
         what: "logins to be allowed (/run/nologin to go)",
         paths: std::slice::from_ref(&nologin),
@@ -115,7 +118,7 @@ mod tests {
             tokio::task::yield_now().await;
             fs::remove_file(scene.path("/run/nologin")).unwrap();
         };
-        let waits = wait(&scene.guest, |port| Ok(port == 22 && listens.get()));
+        let waits = wait(&scene.guest, PORT, |port| Ok(port == 22 && listens.get()));
         let (ready, ()) = tokio::join!(waits, boot);
         ready.unwrap();
         assert!(!scene.guest.has("/run/nologin"));
@@ -129,7 +132,18 @@ mod tests {
             asked.set(asked.get() + 1);
             Ok(asked.get() > 20)
         };
-        wait(&scene.guest, after_a_while).await.unwrap();
+        wait(&scene.guest, PORT, after_a_while).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "current_thread", start_paused = true)]
+    async fn an_sshd_on_the_usual_port_is_not_there_yet_where_another_one_is_expected() {
+        let scene = Scene::new();
+        scene.write("/proc/7/comm", "sshd\n");
+        scene.write("/run/sshd.pid", "7\n");
+        let usual = |port| Ok(port == PORT);
+        wait(&scene.guest, 23022, usual).await.unwrap_err();
+        let moved = |port| Ok(port == 23022);
+        wait(&scene.guest, 23022, moved).await.unwrap();
     }
 
     #[tokio::test(flavor = "current_thread", start_paused = true)]
@@ -137,7 +151,10 @@ mod tests {
         let scene = Scene::new();
         scene.write("/run/nologin", "booting");
         let never = |_| panic!("asked");
-        let why = wait(&scene.guest, never).await.unwrap_err().to_string();
+        let why = wait(&scene.guest, PORT, never)
+            .await
+            .unwrap_err()
+            .to_string();
         let expected = "waited 900 s for logins to be allowed (/run/nologin to go)";
         assert_eq!(why, expected);
     }
@@ -161,10 +178,13 @@ mod tests {
     async fn a_kernel_that_does_not_tell_leaves_it_to_sshd() {
         let scene = Scene::new();
         let silent = |_| Err(io::ErrorKind::NotFound.into());
-        let why = wait(&scene.guest, silent).await.unwrap_err().to_string();
+        let why = wait(&scene.guest, PORT, silent)
+            .await
+            .unwrap_err()
+            .to_string();
         assert_eq!(why, "waited 900 s for sshd to listen");
         scene.write("/proc/7/comm", "sshd\n");
         scene.write("/run/sshd.pid", "7\n");
-        wait(&scene.guest, silent).await.unwrap();
+        wait(&scene.guest, PORT, silent).await.unwrap();
     }
 }
