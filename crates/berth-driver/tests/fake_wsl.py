@@ -301,6 +301,8 @@ def boot_guest(name, vsock):
     booted = ["nsenter", "-t", str(guest), "-a", "--", "systemctl", "is-system-running", "--wait"]
     while subprocess.run(booted, capture_output=True, text=True).stdout.strip() not in ("running", "degraded"):
         time.sleep(0.1)
+    # This guest may not write to /proc/sys; a distribution's root may.
+    subprocess.run(["nsenter", "-t", str(guest), "-u", "--", "hostname", name], check=True)
 
 
 def first_process(front):

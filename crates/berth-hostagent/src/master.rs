@@ -170,8 +170,9 @@ impl Owner {
         }
     }
 
-    /// Waits until a login can succeed, then starts a master.
-    async fn log_in(&mut self) -> Result<Master, NoLogin> {
+    /// Waits until a login can succeed, then starts a master. Where OpenSSH has none, one login is tried, and every command makes
+    /// its own.
+    async fn log_in(&mut self) -> Result<Option<Master>, NoLogin> {
         let probed = async {
             if self.guest.is_some() {
                 tokio::time::sleep(AGENT_PATIENCE).await;
@@ -182,11 +183,15 @@ impl Owner {
             // Whatever the probe has found out by then, the agent knows better.
             biased;
             early = self.agent_lets_in() => if let Some(master) = early {
-                return Ok(master);
+                return Ok(Some(master));
             },
             result = probed => result?,
         }
-        Ok(Master::start(&self.session, LOGIN).await?)
+        if self.session.control_path().is_none() {
+            self.session.first_login(FIRST_LOGIN).await?;
+            return Ok(None);
+        }
+        Ok(Some(Master::start(&self.session, LOGIN).await?))
     }
 
     /// Waits until the guest's agent says that a login can succeed. When sshd answers before that, the login is begun then, and
@@ -214,8 +219,13 @@ impl Owner {
         None
     }
 
-    /// Holds a master until it ends by itself (and says why), or ends it when asked.
-    async fn hold(&self, mut master: Master) -> Option<String> {
+    /// Holds a master until it ends by itself (and says why), or ends it when asked. Nothing tells when logins stop to work
+    /// without one.
+    async fn hold(&self, master: Option<Master>) -> Option<String> {
+        let Some(mut master) = master else {
+            self.stop.cancelled().await;
+            return None;
+        };
         let ended = self.stop.run_until_cancelled(master.ended()).await;
         if ended.is_none()
             && let Err(why) = master.stop().await

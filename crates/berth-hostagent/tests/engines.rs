@@ -1,5 +1,6 @@
-//! A whole life of a host agent for each engine that this machine does not have: the host counts as a Mac, the engine's program is
-//! a fake that boots the native-speed guest (`berth-driver/tests/fake_kit.py`), and everything else is real.
+//! A whole life of a host agent for each engine that this machine does not have: the host counts as a Mac or as Windows, the
+//! engine's program is a fake that boots the native-speed guest (`berth-driver/tests/fake_kit.py`, `fake_wsl.py`), and
+//! everything else is real.
 //!
 //! `cargo xtask test` builds what this needs, and says where it is.
 
@@ -8,7 +9,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -18,11 +19,16 @@ use std::time::Duration;
 use berth_config::model::Arch;
 use berth_config::name::InstanceName;
 use berth_config::platform::{HostOs, HostPlatform};
+use berth_config::resolve::{ResolveContext, resolve};
 use berth_config::size::Size;
+use berth_config::sources::Sources;
+use berth_config::version::LimaVersion;
+use berth_driver::driver::{Driver, DriverContext};
 use berth_events::clock::SystemClock;
 use berth_events::event::Event;
 use berth_events::follow::Follower;
 use berth_hostagent::{ServeOptions, serve};
+use berth_instance::dir::InstanceDir;
 use berth_instance::home::LimaHome;
 use berth_process::adopt::Adopted;
 use berth_process::exit::Signal;
@@ -42,6 +48,7 @@ fn variable(name: &str) -> PathBuf {
 /// A machine with nobody on it but the test.
 struct Scene {
     root: tempfile::TempDir,
+    os: HostOs,
     arch: Arch,
     _network: UnixDatagram,
 }
@@ -49,16 +56,8 @@ struct Scene {
 impl Scene {
     /// An instance with a directory to share, whose disk is there already.
     fn new(vm_type: &str, program: &str) -> Self {
-        // Sockets need short paths.
-        let root = tempfile::Builder::new()
-            .prefix("berth")
-            .tempdir_in("/tmp")
-            .unwrap();
+        let root = empty();
         let at = |name: &str| root.path().join(name);
-        for name in ["home", "bin", "lima", "shared", "lima/engine"] {
-            fs::create_dir(at(name)).unwrap();
-        }
-        fs::write(at("shared/file"), "from the host\n").unwrap();
         let network = UnixDatagram::bind(at("net.sock")).unwrap();
         let networks = match vm_type {
             "krunkit" => format!("networks: [{{socket: {}}}]\n", at("net.sock").display()),
@@ -80,10 +79,44 @@ impl Scene {
         disk.set_len(64 << 20).unwrap();
         let scene = Self {
             root,
+            os: HostOs::Darwin,
             arch,
             _network: network,
         };
-        scene.install(program);
+        let variables = [];
+        scene.install(program, "fake_kit.py", scene.at("log"), &variables);
+        scene
+    }
+
+    /// An instance with a directory to share, on a drive of Windows, whose distribution is to be imported.
+    fn windows() -> Self {
+        let root = empty();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir(at("hv")).unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        let yaml = format!(
+            "vmType: wsl2\narch: x86_64\nssh: {{localPort: {port}}}\n\
+             images: [{{location: 'C:\\rootfs.tar', arch: x86_64}}]\ncontainerd: {{system: false, user: false}}\n\
+             mounts: [{{location: 'C:\\shared', mountPoint: /mnt/shared, writable: true}}]\n\
+             provision: [{{mode: system, script: 'echo booted >> /var/booted'}}]\n"
+        );
+        fs::write(at("lima/engine/lima.yaml"), yaml).unwrap();
+        fs::write(at("lima/engine/image"), [0; 10240]).unwrap();
+        let scene = Self {
+            os: HostOs::Windows,
+            arch: Arch::X8664,
+            _network: UnixDatagram::unbound().unwrap(),
+            root,
+        };
+        let variables = [
+            format!("BERTH_FAKE_SSH_PORT={port}"),
+            format!("BERTH_HYPERV_SOCKETS={}", scene.at("hv").display()),
+        ];
+        for program in ["wsl.exe", "powershell.exe"] {
+            let drive = scene.root.path().to_owned();
+            scene.install(program, "fake_wsl.py", drive, &variables);
+        }
         scene
     }
 
@@ -91,20 +124,48 @@ impl Scene {
         self.root.path().join(name)
     }
 
-    /// Puts the fake in the place of the engine's program.
-    fn install(&self, program: &str) {
-        let script =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../berth-driver/tests/fake_kit.py");
+    /// Puts a fake in the place of the engine's program.
+    fn install(&self, program: &str, fake: &str, place: PathBuf, variables: &[String]) {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../berth-driver/tests");
         let text = format!(
-            "#!/bin/sh\nexport BERTH_FAKE_GUEST={} BERTH_TESTGUEST_ROOTFS={}\nexec /usr/bin/python3 {} {program} obeys {} \"$@\"\n",
+            "#!/bin/sh\nexport BERTH_FAKE_GUEST={} BERTH_TESTGUEST_ROOTFS={} {}\nexec /usr/bin/python3 {} {program} obeys {} \"$@\"\n",
             variable("BERTH_TEST_GUEST").display(),
             variable("BERTH_TESTGUEST_ROOTFS").display(),
-            script.display(),
-            self.at("log").display(),
+            variables.join(" "),
+            tests.join(fake).display(),
+            place.display(),
         );
         let path = self.at("bin").join(program);
         fs::write(&path, text).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.at(name).to_str().unwrap().to_owned()
+    }
+
+    /// The driver, as `berth start` makes it.
+    fn driver(&self) -> Box<dyn Driver> {
+        let options = self.options();
+        let dir = InstanceDir::new(self.at("lima/engine"));
+        let context = ResolveContext {
+            platform: &options.platform,
+            instance_name: NAME,
+            instance_dir: dir.path(),
+            lima_home: options.home.path(),
+            created_by: LimaVersion::current(),
+            external_drivers: &[],
+        };
+        let sources = Sources::read(options.home.path(), &dir.lima_yaml()).unwrap();
+        let config = resolve(&sources, &context).unwrap().config;
+        let context = DriverContext {
+            name: NAME.to_owned(),
+            dir,
+            config: Arc::new(config),
+            platform: Arc::clone(&options.platform),
+            env: Arc::clone(&options.env),
+        };
+        berth_driver::create_driver(context, &options.cache_dir).unwrap()
     }
 
     fn options(&self) -> ServeOptions {
@@ -122,10 +183,8 @@ impl Scene {
             platform: Arc::new(self.platform()),
             env: Arc::new(vec![
                 ("PATH".to_owned(), path),
-                (
-                    "HOME".to_owned(),
-                    self.at("home").to_str().unwrap().to_owned(),
-                ),
+                ("HOME".to_owned(), self.text("home")),
+                ("BERTH_HYPERV_SOCKETS".to_owned(), self.text("hv")),
             ]),
             cache_dir: self.at("cache"),
             stdout: fs::File::create(self.at("events")).unwrap(),
@@ -136,7 +195,7 @@ impl Scene {
 
     fn platform(&self) -> HostPlatform {
         HostPlatform {
-            os: HostOs::Darwin,
+            os: self.os,
             arch: self.arch,
             os_version: "15.1".to_owned(),
             cpus: 2,
@@ -171,7 +230,8 @@ impl Scene {
         let output = tokio::process::Command::new("ssh")
             .arg("-F")
             .arg(self.at("lima/engine/ssh.config"))
-            .args(["lima-engine", command])
+            // As on Windows, whose OpenSSH cannot share a login.
+            .args(["-o", "ControlPath=none", "lima-engine", command])
             .output();
         let output = tokio::time::timeout(HANG, output).await.unwrap().unwrap();
         assert!(output.status.success(), "{command}: {output:?}");
@@ -191,8 +251,8 @@ impl Scene {
             .collect()
     }
 
-    /// From start to stop: ready, a command, a share, a forward.
-    async fn life(&self) {
+    /// From start to stop: ready, a command, a share, a forward. The agent is behind the engine's carrier.
+    async fn life(&self, carrier: &str) {
         let agent = serve(self.options());
         let person = async {
             let mut events = Follower::from_start(self.at("events")).unwrap();
@@ -205,11 +265,8 @@ impl Scene {
                 "jane\nfrom the host\n"
             );
             let path = "/etc/systemd/system/lima-guestagent.service";
-            let unit = self.run(&format!("grep -o 'vsock:.*' {path}")).await;
-            assert_eq!(
-                unit, "vsock:2222\n",
-                "the agent is behind the engine's carrier"
-            );
+            let unit = self.run(&format!("grep -o '[^=]*vsock:.*' {path}")).await;
+            assert_eq!(unit.trim(), carrier);
             self.run(
                 "sudo systemd-run --quiet python3 -m http.server 8123 --bind 127.0.0.1 -d /mnt",
             )
@@ -235,6 +292,20 @@ impl Scene {
     }
 }
 
+/// The machine's directories.
+fn empty() -> tempfile::TempDir {
+    // Sockets need short paths.
+    let root = tempfile::Builder::new()
+        .prefix("berth")
+        .tempdir_in("/tmp")
+        .unwrap();
+    for name in ["home", "bin", "lima", "shared", "lima/engine"] {
+        fs::create_dir(root.path().join(name)).unwrap();
+    }
+    fs::write(root.path().join("shared/file"), "from the host\n").unwrap();
+    root
+}
+
 /// Asks the guest's web server through the forward.
 fn ask() -> String {
     let mut stream = TcpStream::connect("127.0.0.1:8123").unwrap();
@@ -246,11 +317,14 @@ fn ask() -> String {
 
 fn live(vm_type: &str, program: &str) {
     let scene = Scene::new(vm_type, program);
+    on_one_thread(scene.life("vsock:2222"));
+}
+
+fn on_one_thread(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(scene.life());
+        .build();
+    runtime.unwrap().block_on(test);
 }
 
 #[test]
@@ -261,4 +335,28 @@ fn vz_through_vfkit() {
 #[test]
 fn krunkit() {
     live("krunkit", "krunkit");
+}
+
+#[test]
+fn wsl2_through_wsl_exe() {
+    let scene = Scene::windows();
+    on_one_thread(async {
+        let driver = scene.driver();
+        driver.prepare_disk().await.unwrap();
+        let carrier = format!("hvsock:{}", driver.info().vsock_port);
+        let boots = scene.at("lima/engine/ext4.vhdx.berth-guest/upper/var/booted");
+        for boot in 1..=2 {
+            scene.life(&carrier).await;
+            let text = fs::read_to_string(&boots).unwrap();
+            assert_eq!(
+                text,
+                "booted\n".repeat(boot),
+                "provisioned once at each boot"
+            );
+        }
+        let options = scene.options();
+        let dir = InstanceDir::new(scene.at("lima/engine"));
+        berth_driver::forget(&dir, &options.env).await.unwrap();
+        assert!(!scene.at("lima/engine/ext4.vhdx").exists());
+    });
 }

@@ -73,9 +73,8 @@ impl Session {
     #[must_use]
     pub fn command(&self, via: Via) -> Spec {
         let options = match (via, &self.control_path) {
-            (_, None) => self.options.clone(),
-            (Via::Master, _) => self.options.attached(),
-            (Via::Own, _) => self.options.without_master(),
+            (Via::Master, Some(_)) => self.options.attached(),
+            (Via::Own, _) | (_, None) => self.options.without_master(),
         };
         self.with(&options, &[])
     }
