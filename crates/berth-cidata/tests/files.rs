@@ -8,7 +8,7 @@ use berth_cidata::files::{Entry, Source};
 use berth_cidata::input::{DnsPorts, Proxies, Subnet};
 use berth_cidata::network::name_servers;
 use berth_cidata::{AgentKind, Cidata, Input, build};
-use berth_config::model::{CaCerts, Config, GuestOs};
+use berth_config::model::{CaCerts, Config, GuestOs, MountType};
 use serde_json::{Value, json};
 
 mod support;
@@ -456,4 +456,27 @@ fn drivers_and_guests_without_cloud_init_add_files() {
         Source::File(PathBuf::from("/cache/nerdctl.tgz"))
     );
     assert!(!volume.entries.contains_key("lima-guestagent"));
+}
+
+#[test]
+fn a_guest_of_wsl_is_told_what_nobody_else_prepares() {
+    let mut config = config();
+    config.mount_type = Some(MountType::Wsl2);
+    config.mounts[0].location = PathBuf::from(r"C:\Users\me");
+    let agent = AgentKind::Berth(PathBuf::from("/agent"));
+    let volume = build_changed(&config, agent, |input| {
+        input.lima.no_cloud_init = true;
+        input.subnet = Subnet::UNKNOWN;
+        input.ssh_port = 23022;
+    });
+    let spec: berth_link::boot::BootSpec =
+        serde_json::from_str(text(&volume, "boot.json")).unwrap();
+    assert!(spec.make_user);
+    assert_eq!(spec.ssh_port, 23022);
+    assert!(spec.nics.is_empty() && spec.hosts.is_empty() && spec.dns.is_empty());
+    let mount = &spec.mounts[0];
+    assert_eq!(
+        (mount.tag.as_str(), mount.fs_type.as_str()),
+        (r"C:\Users\me", "drvfs")
+    );
 }

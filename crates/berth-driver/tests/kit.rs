@@ -368,12 +368,12 @@ async fn an_orphan_is_ended_by_whoever_finds_it() {
         other.stop(patient()).await.unwrap();
         assert!(vm.identity.is_alive(), "its files are not the other's");
         let dir = &fake.instance.dir;
-        stop_orphan(flavour.name(), dir, &vm.identity, &patient())
+        stop_orphan(flavour.name(), dir, &vm.identity, &patient(), &[])
             .await
             .unwrap();
         exit_of(&mut vm).await;
         fake.assert_gone();
-        stop_orphan(flavour.name(), dir, &vm.identity, &patient())
+        stop_orphan(flavour.name(), dir, &vm.identity, &patient(), &[])
             .await
             .unwrap();
     }

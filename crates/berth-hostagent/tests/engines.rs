@@ -84,7 +84,7 @@ impl Scene {
             _network: network,
         };
         let variables = [];
-        scene.install(program, "fake_kit.py", scene.at("log"), &variables);
+        scene.install(program, "fake_kit.py", &scene.at("log"), &variables);
         scene
     }
 
@@ -114,7 +114,7 @@ impl Scene {
             format!("BERTH_HYPERV_SOCKETS={}", scene.at("hv").display()),
         ];
         for program in ["wsl.exe", "powershell.exe"] {
-            let drive = scene.root.path().to_owned();
+            let drive = scene.root.path();
             scene.install(program, "fake_wsl.py", drive, &variables);
         }
         scene
@@ -125,7 +125,7 @@ impl Scene {
     }
 
     /// Puts a fake in the place of the engine's program.
-    fn install(&self, program: &str, fake: &str, place: PathBuf, variables: &[String]) {
+    fn install(&self, program: &str, fake: &str, place: &Path, variables: &[String]) {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../berth-driver/tests");
         let text = format!(
             "#!/bin/sh\nexport BERTH_FAKE_GUEST={} BERTH_TESTGUEST_ROOTFS={} {}\nexec /usr/bin/python3 {} {program} obeys {} \"$@\"\n",
@@ -289,6 +289,19 @@ impl Scene {
         let (ended, ()) = tokio::join!(agent, person);
         ended.unwrap();
         assert_eq!(self.remains(), [""; 0]);
+    }
+}
+
+impl Drop for Scene {
+    /// A distribution runs on without whoever started it.
+    fn drop(&mut self) {
+        if self.os == HostOs::Windows {
+            let mut wsl = std::process::Command::new(self.at("bin/wsl.exe"));
+            wsl.args(["--terminate", "lima-engine"]);
+            wsl.env("WSL_UTF8", "1").env("WSLENV", "");
+            let quiet = std::process::Stdio::null;
+            let _ = wsl.stdin(quiet()).stdout(quiet()).stderr(quiet()).status();
+        }
     }
 }
 
