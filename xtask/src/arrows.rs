@@ -28,7 +28,7 @@ const HOST: &[&[&str]] = &[
         "berth-link",
         "berth-process",
     ],
-    &["berth-relay"],
+    &["berth-grpc", "berth-relay"],
 ];
 
 /// The guest's rooms: the person inside, and what both ends share.

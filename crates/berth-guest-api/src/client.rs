@@ -11,16 +11,29 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::call::{Answer, Call, framed};
+use berth_grpc::call::Call;
+use berth_grpc::error::{CallError, Method, printable};
+use berth_grpc::frame::{Limit, framed};
+
 use crate::connection::Connection;
-use crate::error::{GuestApiError, printable};
+use crate::error::GuestApiError;
 use crate::fields::Malformed;
 use crate::file_events::FileEvents;
 use crate::message::{Empty, TimeSyncRequest, TimeSyncResponse};
 use crate::port::{PortChanges, PortList};
 use crate::tunnel::{Tunnel, TunnelTarget};
 
-pub use crate::call::MAX_MESSAGE;
+/// Largest message taken from the guest, in bytes.
+pub const MAX_MESSAGE: usize = Limit::Mib4.bytes();
+
+/// A method of the service.
+pub(crate) const fn method(name: &'static str) -> Method {
+    Method {
+        peer: "Lima's guest agent",
+        service: "GuestService",
+        name,
+    }
+}
 
 /// How long the agent has to answer a unary call, and to take a new stream.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
@@ -101,7 +114,7 @@ impl GuestApi {
     }
 
     async fn open(&self, method: &'static str, until: Instant) -> Result<Call, GuestApiError> {
-        self.connection.open(method, until).await
+        Ok(self.connection.open(self::method(method), until).await?)
     }
 
     async fn unary<T>(
@@ -114,38 +127,23 @@ impl GuestApi {
         let call = async {
             let mut call = self.open(method, until).await?;
             call.send(request, true)?;
-            the_message(&mut call.answer).await
+            Ok::<_, GuestApiError>(call.answer.the_message().await?)
         };
         let message = timeout_at(until, call)
             .await
-            .map_err(|_| GuestApiError::TimedOut {
-                method,
+            .map_err(|_| CallError::TimedOut {
+                method: self::method(method),
                 after: CALL_DEADLINE,
             })??;
-        read(&message).map_err(|Malformed(what)| GuestApiError::Malformed { method, what })
+        read(&message).map_err(|Malformed(what)| {
+            let method = self::method(method);
+            GuestApiError::Call(CallError::Malformed { method, what })
+        })
     }
 }
 
 fn deadline() -> Instant {
     Instant::now() + CALL_DEADLINE
-}
-
-/// The one message of an answer.
-async fn the_message(answer: &mut Answer) -> Result<Bytes, GuestApiError> {
-    let mut begun = BytesMut::new();
-    let first = poll_fn(|cx| answer.poll_message(&mut begun, cx)).await;
-    let message = first.unwrap_or(Err(GuestApiError::Malformed {
-        method: answer.method,
-        what: "no message",
-    }))?;
-    match poll_fn(|cx| answer.poll_message(&mut begun, cx)).await {
-        None => Ok(message),
-        Some(Err(why)) => Err(why),
-        Some(Ok(_)) => Err(GuestApiError::Malformed {
-            method: answer.method,
-            what: "more than one message",
-        }),
-    }
 }
 
 impl fmt::Debug for GuestApi {
@@ -192,9 +190,9 @@ impl EventStream {
         let answer = &mut self.call.as_mut()?.answer;
         let event = poll_fn(|cx| answer.poll_message(&mut self.begun, cx)).await;
         let changes = event.map(|event| {
-            PortChanges::read(&event?).map_err(|Malformed(what)| GuestApiError::Malformed {
-                method: answer.method,
-                what,
+            PortChanges::read(&event?).map_err(|Malformed(what)| {
+                let method = answer.method();
+                GuestApiError::Call(CallError::Malformed { method, what })
             })
         });
         if !matches!(changes, Some(Ok(_))) {

@@ -6,25 +6,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use berth_grpc::call::Call;
+use berth_grpc::client::MAX_HEADERS;
+use berth_grpc::error::{CallError, Method};
+use berth_grpc::frame::Limit;
 use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
-use http::{HeaderValue, Method, Request, Uri, Version, header};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::call::Call;
-use crate::client::CALL_DEADLINE;
+use crate::client::{CALL_DEADLINE, method};
 use crate::error::GuestApiError;
 use crate::window::{CONNECTION_WINDOW, FIRST_WINDOW, MAX_TUNNELS, window_for};
 
 /// Bytes of one stream that may wait to be sent, beyond the message that filled the buffer.
 const SEND_BUFFER: usize = 128 * 1024;
-
-/// Longest list of headers or trailers, in bytes as HTTP/2 counts them. The agent's error text travels in them.
-const MAX_HEADERS: u32 = 16 * 1024;
 
 /// Streams that we have reset and whose late frames are ignored, and for how long.
 const RESETS_REMEMBERED: usize = 8192;
@@ -66,11 +65,11 @@ impl Connection {
             .handshake(stream);
         let (requests, connection) = timeout(CALL_DEADLINE, handshake)
             .await
-            .map_err(|_| GuestApiError::TimedOut {
-                method: "the HTTP/2 preface",
+            .map_err(|_| CallError::TimedOut {
+                method: method("the HTTP/2 preface"),
                 after: CALL_DEADLINE,
             })?
-            .map_err(|why| GuestApiError::lost("the HTTP/2 preface", &why))?;
+            .map_err(|why| CallError::lost(method("the HTTP/2 preface"), &why))?;
         let tunnels = Arc::new(Semaphore::new(MAX_TUNNELS));
         let over = CancellationToken::new();
         let driver = Driver {
@@ -115,44 +114,9 @@ impl Connection {
     }
 
     /// Opens a stream and sends its headers. `until` ends the wait for an agent that takes no more streams.
-    pub(crate) async fn open(
-        &self,
-        method: &'static str,
-        until: Instant,
-    ) -> Result<Call, GuestApiError> {
-        let lost = |why: h2::Error| GuestApiError::lost(method, &why);
-        let mut requests = self.requests.clone();
-        let (response, send) = requests
-            .send_request(request(method), false)
-            .map_err(lost)?;
-        // Ready again means that the stream just made does not wait for its turn.
-        match timeout_at(until, requests.ready()).await {
-            Ok(ready) => drop(ready.map_err(lost)?),
-            Err(_) => {
-                return Err(GuestApiError::TimedOut {
-                    method,
-                    after: CALL_DEADLINE,
-                });
-            }
-        }
-        Ok(Call::new(method, send, response))
+    pub(crate) async fn open(&self, method: Method, until: Instant) -> Result<Call, CallError> {
+        berth_grpc::client::open(&self.requests, method, Limit::Mib4, until, CALL_DEADLINE).await
     }
-}
-
-/// The head of a call.
-fn request(method: &'static str) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    *request.version_mut() = Version::HTTP_2;
-    // An empty authority, as Go's client sends it, is refused by some servers; Lima's takes any.
-    let uri = format!("http://localhost/GuestService/{method}");
-    *request.uri_mut() = Uri::try_from(uri).unwrap_or_default();
-    let headers = request.headers_mut();
-    let grpc = HeaderValue::from_static("application/grpc");
-    headers.insert(header::CONTENT_TYPE, grpc);
-    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    headers.insert(header::USER_AGENT, HeaderValue::from_static("berth"));
-    request
 }
 
 /// Drives the connection, and fits the tunnels' windows to their number.

@@ -2,9 +2,7 @@
 //!
 //! A list of a million empty entries takes two bytes each on the wire and fifty in memory; read like this it takes none.
 
-/// The bytes are no message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed(pub(crate) &'static str);
+pub(crate) use berth_grpc::frame::Malformed;
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

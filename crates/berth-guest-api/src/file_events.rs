@@ -7,10 +7,12 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use crate::call::{Call, framed};
 use crate::client::CALL_DEADLINE;
 use crate::error::GuestApiError;
 use crate::message::Inotify;
+use berth_grpc::call::Call;
+use berth_grpc::error::CallError;
+use berth_grpc::frame::framed;
 
 /// Longest path that Linux takes, in bytes.
 const MAX_PATH: usize = 4095;
@@ -37,7 +39,7 @@ impl FileEvents {
             mount_path: path.to_owned(),
             time: Some(modified.into()),
         });
-        self.within(async |call| call.send_message(event).await)
+        self.within(async |call| Ok(call.send_message(event).await?))
             .await
     }
 
@@ -53,7 +55,9 @@ impl FileEvents {
         };
         match self.within(end).await {
             // Lima's agent returns the end of the stream as if it were a failure.
-            Err(GuestApiError::Failed { message, .. }) if message == "EOF" => Ok(()),
+            Err(GuestApiError::Call(CallError::Failed { message, .. })) if message == "EOF" => {
+                Ok(())
+            }
             end => end,
         }
     }
@@ -62,12 +66,12 @@ impl FileEvents {
         &mut self,
         work: impl AsyncFnOnce(&mut Call) -> Result<(), GuestApiError>,
     ) -> Result<(), GuestApiError> {
-        let method = self.call.answer.method;
+        let method = self.call.answer.method();
         let done = timeout(CALL_DEADLINE, work(&mut self.call)).await;
-        done.unwrap_or(Err(GuestApiError::TimedOut {
+        done.unwrap_or(Err(GuestApiError::Call(CallError::TimedOut {
             method,
             after: CALL_DEADLINE,
-        }))
+        })))
     }
 }
 

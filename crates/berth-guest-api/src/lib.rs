@@ -11,10 +11,10 @@
 //! | [`port`] | listening ports of the guest, checked |
 //! | [`error`] | what can go wrong, and what it is in the words of [`std::io::ErrorKind`] |
 //! | [`message`] | the wire, as Lima numbers its fields |
-//! | `call`, `connection`, `window` | gRPC's framing, HTTP/2, and how much of the guest's data may wait in our memory |
+//! | `connection`, `window` | HTTP/2, and how much of the guest's data may wait in our memory |
 //! | `fields` | reading protobuf without building it |
 //!
-//! gRPC is spoken by hand on the `h2` crate: a tunnel then needs no task of its own, is reset the moment it is dropped, and takes
+//! gRPC is spoken by hand on the `h2` crate (`berth-grpc`): a tunnel then needs no task of its own, is reset the moment it is dropped, and takes
 //! from the guest only what its reader has room for.
 //!
 //! The guest is not trusted: messages are capped, every entry is parsed, and no text of the guest reaches the caller unescaped.
@@ -26,7 +26,6 @@ pub mod message;
 pub mod port;
 pub mod tunnel;
 
-mod call;
 mod connection;
 mod fields;
 mod window;

@@ -7,7 +7,7 @@ mod agent;
 use std::time::{Duration, SystemTime};
 
 use berth_guest_api::client::{ClockReport, EventStream, GuestApi, MAX_MESSAGE};
-use berth_guest_api::error::GuestApiError;
+use berth_guest_api::error::{CallError, GuestApiError};
 use berth_guest_api::port::{GuestPort, PortChanges, Protocol};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::time::timeout;
@@ -175,7 +175,10 @@ async fn an_agent_that_hangs_and_a_socket_without_an_agent_are_not_waited_for() 
 
     let (client, _nobody) = connect().await;
     let error = client.api.info().await.unwrap_err();
-    assert!(matches!(error, GuestApiError::TimedOut { .. }), "{error}");
+    assert!(
+        matches!(error, GuestApiError::Call(CallError::TimedOut { .. })),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -193,7 +196,7 @@ async fn a_connection_that_breaks_is_named_and_not_taken_for_an_end() {
         unanswered
     };
     let (info, _kept) = tokio::join!(within(client.api.info()), serving);
-    let lost = |method| move |error: &GuestApiError| matches!(error, GuestApiError::Lost { method: m, .. } if *m == method);
+    let lost = |method| move |error: &GuestApiError| matches!(error, GuestApiError::Call(CallError::Lost { method: m, .. }) if m.name == method);
     assert!(info.as_ref().is_err_and(lost("GetInfo")), "{info:?}");
     let event = within(events.next()).await.unwrap();
     assert!(event.as_ref().is_err_and(lost("GetEvents")), "{event:?}");
@@ -248,7 +251,7 @@ async fn a_reset_call_and_an_answer_without_a_status_are_told() {
     let asking = async { (client.api.info().await, client.api.info().await) };
     let ((reset, endless), ()) = within(async { tokio::join!(asking, serving) }).await;
     assert!(
-        matches!(reset, Err(GuestApiError::Reset { .. })),
+        matches!(reset, Err(GuestApiError::Call(CallError::Reset { .. }))),
         "{reset:?}"
     );
     let what = "Lima's guest agent answered GetInfo with no status";
@@ -287,7 +290,10 @@ async fn something_else_behind_the_socket_is_noticed() {
             let _ = theirs.read_to_end(&mut Vec::new()).await;
         });
         let info = within(client.api.info()).await;
-        assert!(matches!(info, Err(GuestApiError::Lost { .. })), "{info:?}");
+        assert!(
+            matches!(info, Err(GuestApiError::Call(CallError::Lost { .. }))),
+            "{info:?}"
+        );
         drop(client);
         within(draining).await.unwrap();
     }
@@ -386,7 +392,10 @@ async fn an_agent_that_reads_no_file_events_is_not_waited_for_and_a_refusal_is_t
             break why;
         }
     };
-    assert!(matches!(stuck, GuestApiError::TimedOut { .. }), "{stuck}");
+    assert!(
+        matches!(stuck, GuestApiError::Call(CallError::TimedOut { .. })),
+        "{stuck}"
+    );
     drop(theirs);
 }
 

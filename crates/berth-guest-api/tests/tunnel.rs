@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use berth_guest_api::client::GuestApi;
-use berth_guest_api::error::GuestApiError;
+use berth_guest_api::error::{CallError, GuestApiError};
 use berth_guest_api::tunnel::{MAX_PAYLOAD, SocketPath, Tunnel, TunnelTarget};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
@@ -322,7 +322,10 @@ async fn going_away_leaves_open_tunnels_alone() {
             Err(why) => break why,
         }
     };
-    assert!(matches!(refused, GuestApiError::Lost { .. }), "{refused}");
+    assert!(
+        matches!(refused, GuestApiError::Call(CallError::Lost { .. })),
+        "{refused}"
+    );
     send(&mut stream, &from_guest(b"still here"));
     succeed(&mut stream);
     assert_eq!(read_some(&mut tunnel).await.unwrap(), b"still here");

@@ -13,9 +13,9 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::call::Call;
-use crate::error::GuestApiError;
+use crate::error::{CallError, GuestApiError};
 use crate::fields::Malformed;
+use berth_grpc::call::Call;
 use read::{Piece, Reader};
 use write::Writer;
 
@@ -122,7 +122,7 @@ impl Tunnel {
 
     fn refuse(&mut self, why: Malformed) -> Result<(), GuestApiError> {
         match self.call.answer.give_up(why) {
-            Some(Err(why)) => Err(why),
+            Some(Err(why)) => Err(why.into()),
             _ => Ok(()),
         }
     }
@@ -131,7 +131,9 @@ impl Tunnel {
 /// An error of an open tunnel. That the connection is lost means for it that it ends.
 fn broken(error: GuestApiError) -> io::Error {
     match error {
-        GuestApiError::Lost { .. } => io::Error::new(io::ErrorKind::ConnectionAborted, error),
+        GuestApiError::Call(CallError::Lost { .. }) => {
+            io::Error::new(io::ErrorKind::ConnectionAborted, error)
+        }
         error => error.into(),
     }
 }

@@ -2,7 +2,8 @@
 
 use bytes::{Buf, Bytes};
 
-use crate::call::{PREFIX, message_length};
+use berth_grpc::frame::{Limit, PREFIX};
+
 use crate::fields::{FIXED32, FIXED64, LENGTH, Malformed, VARINT, Varint};
 
 /// Number of the field that holds the payload.
@@ -95,7 +96,7 @@ impl Reader {
             if count + 1 < PREFIX {
                 self.step = Step::Prefix(have, count + 1);
             } else {
-                self.left = message_length(have)? as u64;
+                self.left = Limit::Mib4.message_length(have)? as u64;
                 self.had_data = false;
                 self.field_over();
             }
@@ -170,8 +171,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::call::framed;
     use crate::message::TunnelMessage;
+    use berth_grpc::frame::framed;
 
     /// Reads `wire` in pieces of these lengths (the last one again and again), and puts the payloads together.
     fn payloads(wire: &[u8], lengths: &[usize]) -> Result<Vec<Vec<u8>>, Malformed> {

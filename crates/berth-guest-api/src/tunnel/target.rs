@@ -7,10 +7,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use super::read::DATA;
-use crate::call::{PREFIX, put_prefix};
 use crate::error::GuestApiError;
 use crate::fields::LENGTH;
 use crate::message::TunnelMessage;
+use berth_grpc::frame::{PREFIX, put_prefix};
 
 /// Longest path of a unix socket in a Linux guest, in bytes.
 const MAX_SOCKET_PATH: usize = 107;

@@ -5,8 +5,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::target::{Envelope, TunnelTarget};
-use crate::call::Call;
-use crate::error::GuestApiError;
+use crate::error::{CallError, GuestApiError};
+use berth_grpc::call::Call;
 
 /// Longest payload of one message, in bytes: what Lima's agent passes on in one piece.
 pub const MAX_PAYLOAD: usize = 32 * 1024;
@@ -122,8 +122,8 @@ impl Writer {
             return Ok(());
         }
         match call.send(Bytes::new(), true) {
-            Err(GuestApiError::Reset { .. }) => Ok(()),
-            sent => sent,
+            Err(CallError::Reset { .. }) => Ok(()),
+            sent => Ok(sent?),
         }
     }
 }

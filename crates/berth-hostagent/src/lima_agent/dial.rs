@@ -5,7 +5,7 @@ use std::io;
 use async_trait::async_trait;
 use berth_forward::address::GuestTarget;
 use berth_forward::guest::{Dialer, GuestStream};
-use berth_guest_api::error::GuestApiError;
+use berth_guest_api::error::{CallError, GuestApiError};
 use berth_guest_api::tunnel::{SocketPath, TunnelTarget};
 use berth_relay::Copied;
 
@@ -30,7 +30,7 @@ impl Dialer for LimaAgent {
         match session.tunnels.tunnel(&target).await {
             Ok(tunnel) => Ok(Box::new(Copied(tunnel))),
             Err(why) => {
-                if matches!(why, GuestApiError::Lost { .. }) {
+                if matches!(why, GuestApiError::Call(CallError::Lost { .. })) {
                     // It may live on for the tunnels that it has, without a word to its owner.
                     session.condemned.cancel();
                 }

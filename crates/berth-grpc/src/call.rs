@@ -1,49 +1,46 @@
 //! One gRPC call: messages framed on one HTTP/2 stream, and the status at its end.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Response, StatusCode, header};
-use prost::Message;
 
-use crate::error::GuestApiError;
-use crate::fields::Malformed;
-
-/// Largest message taken from the guest, in bytes: what Go's gRPC itself accepts by default.
-pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
-
-/// What stands before every message: whether it is compressed, and its length.
-pub(crate) const PREFIX: usize = 5;
+use crate::error::{CallError, Method};
+use crate::frame::{Limit, Malformed};
 
 /// A call under way. Dropped before its end, it is reset.
-pub(crate) struct Call {
+pub struct Call {
     send: SendStream<Bytes>,
-    pub(crate) answer: Answer,
+    /// What the peer says.
+    pub answer: Answer,
 }
 
 impl Call {
     pub(crate) fn new(
-        method: &'static str,
+        method: Method,
+        limit: Limit,
         send: SendStream<Bytes>,
         response: ResponseFuture,
     ) -> Self {
         let answer = Answer {
             method,
+            limit,
             state: State::Waiting(response),
         };
         Self { send, answer }
     }
 
     /// Waits until `length` more bytes can be sent, or some of them: one message may always go over.
-    pub(crate) fn poll_room(
+    pub fn poll_room(
         &mut self,
         length: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), GuestApiError>> {
+    ) -> Poll<Result<(), CallError>> {
         if matches!(self.answer.state, State::Over(_)) {
             return Poll::Ready(Err(self.refusal(cx)));
         }
@@ -52,7 +49,7 @@ impl Call {
         while self.send.capacity() == 0 {
             match ready!(self.send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(why)) => return Poll::Ready(Err(GuestApiError::from_h2(method, &why))),
+                Some(Err(why)) => return Poll::Ready(Err(CallError::from_h2(method, &why))),
                 None => return Poll::Ready(Err(self.refusal(cx))),
             }
         }
@@ -63,23 +60,23 @@ impl Call {
     }
 
     /// Sends bytes; `last` closes this direction.
-    pub(crate) fn send(&mut self, bytes: Bytes, last: bool) -> Result<(), GuestApiError> {
+    pub fn send(&mut self, bytes: Bytes, last: bool) -> Result<(), CallError> {
         let sent = self.send.send_data(bytes, last);
-        sent.map_err(|why| GuestApiError::from_h2(self.answer.method, &why))
+        sent.map_err(|why| CallError::from_h2(self.answer.method, &why))
     }
 
     /// Sends a message as soon as there is room.
-    pub(crate) async fn send_message(&mut self, message: Bytes) -> Result<(), GuestApiError> {
+    pub async fn send_message(&mut self, message: Bytes) -> Result<(), CallError> {
         poll_fn(|cx| self.poll_room(message.len(), cx)).await?;
         self.send(message, false)
     }
 
-    /// Why nothing more can be sent: in the agent's own words if it has told.
-    fn refusal(&mut self, cx: &mut Context<'_>) -> GuestApiError {
+    /// Why nothing more can be sent: in the peer's own words if it has told.
+    fn refusal(&mut self, cx: &mut Context<'_>) -> CallError {
         if let Poll::Ready(Err(why)) = self.answer.poll_head(cx) {
             return why;
         }
-        GuestApiError::Reset {
+        CallError::Reset {
             method: self.answer.method,
             why: "it takes no more".into(),
         }
@@ -93,34 +90,58 @@ impl Drop for Call {
     }
 }
 
-/// The agent's side of a call.
-pub(crate) struct Answer {
-    pub(crate) method: &'static str,
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("method", &self.answer.method)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The peer's side of a call.
+pub struct Answer {
+    method: Method,
+    limit: Limit,
     state: State,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("method", &self.method)
+            .finish_non_exhaustive()
+    }
 }
 
 enum State {
     /// Go's server sends its headers together with the first message, however late that is.
     Waiting(ResponseFuture),
     Open(RecvStream),
-    Over(Result<(), GuestApiError>),
+    Over(Result<(), CallError>),
 }
 
-type Chunk = Option<Result<Bytes, GuestApiError>>;
+/// Some bytes, an error, or an end in good order.
+pub type Chunk = Option<Result<Bytes, CallError>>;
 
 impl Answer {
+    /// What was called.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
     /// The next bytes of the answer; `None` after an end in good order. Cancel-safe. [`Answer::release`] them when used.
-    pub(crate) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Chunk> {
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Chunk> {
         // What the end turns out to be is kept in the state, and told from there.
         let _ = ready!(self.poll_head(cx));
         let end = match &mut self.state {
             State::Open(stream) => match ready!(stream.poll_data(cx)) {
                 Some(Ok(chunk)) => return Poll::Ready(Some(Ok(chunk))),
-                Some(Err(why)) => Err(GuestApiError::from_h2(self.method, &why)),
+                Some(Err(why)) => Err(CallError::from_h2(self.method, &why)),
                 None => match ready!(stream.poll_trailers(cx)) {
                     Ok(Some(trailers)) => status(self.method, &trailers),
                     Ok(None) => Err(self.malformed(Malformed("no status"))),
-                    Err(why) => Err(GuestApiError::from_h2(self.method, &why)),
+                    Err(why) => Err(CallError::from_h2(self.method, &why)),
                 },
             },
             State::Waiting(_) => return Poll::Pending,
@@ -129,8 +150,8 @@ impl Answer {
         Poll::Ready(self.end(end))
     }
 
-    /// Gives the window of so many bytes back to the agent.
-    pub(crate) fn release(&mut self, bytes: usize) {
+    /// Gives the window of so many bytes back to the peer.
+    pub fn release(&mut self, bytes: usize) {
         if let State::Open(stream) = &mut self.state {
             // Fails only for more than was received.
             let _ = stream.flow_control().release_capacity(bytes);
@@ -138,13 +159,9 @@ impl Answer {
     }
 
     /// The next whole message; `None` after an end in good order. Cancel-safe, with the same `begun` each time.
-    pub(crate) fn poll_message(
-        &mut self,
-        begun: &mut BytesMut,
-        cx: &mut Context<'_>,
-    ) -> Poll<Chunk> {
+    pub fn poll_message(&mut self, begun: &mut BytesMut, cx: &mut Context<'_>) -> Poll<Chunk> {
         loop {
-            match whole(begun) {
+            match self.limit.take_message(begun) {
                 Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
                 Ok(None) => {}
                 Err(why) => return Poll::Ready(self.give_up(why)),
@@ -159,32 +176,44 @@ impl Answer {
         }
     }
 
-    /// Ends the answer, because what the agent sends makes no sense.
-    pub(crate) fn give_up(&mut self, why: Malformed) -> Chunk {
+    /// The one message of an answer that has no more.
+    pub async fn the_message(&mut self) -> Result<Bytes, CallError> {
+        let mut begun = BytesMut::new();
+        let first = poll_fn(|cx| self.poll_message(&mut begun, cx)).await;
+        let message = first.unwrap_or(Err(self.malformed(Malformed("no message"))))?;
+        match poll_fn(|cx| self.poll_message(&mut begun, cx)).await {
+            None => Ok(message),
+            Some(Err(why)) => Err(why),
+            Some(Ok(_)) => Err(self.malformed(Malformed("more than one message"))),
+        }
+    }
+
+    /// Ends the answer, because what the peer sends makes no sense.
+    pub fn give_up(&mut self, why: Malformed) -> Chunk {
         self.end(Err(self.malformed(why)))
     }
 
-    fn end(&mut self, end: Result<(), GuestApiError>) -> Chunk {
+    fn end(&mut self, end: Result<(), CallError>) -> Chunk {
         self.state = State::Over(end.clone());
         end.err().map(Err)
     }
 
-    fn malformed(&self, Malformed(what): Malformed) -> GuestApiError {
-        GuestApiError::Malformed {
+    fn malformed(&self, Malformed(what): Malformed) -> CallError {
+        CallError::Malformed {
             method: self.method,
             what,
         }
     }
 
     /// The answer's headers. Afterwards the answer is open, or over for the reason returned.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), GuestApiError>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         let response = match &mut self.state {
             State::Waiting(response) => response,
             State::Open(_) => return Poll::Ready(Ok(())),
             State::Over(end) => return Poll::Ready(end.clone()),
         };
         let end = match ready!(Pin::new(response).poll(cx)) {
-            Err(why) => Err(GuestApiError::from_h2(self.method, &why)),
+            Err(why) => Err(CallError::from_h2(self.method, &why)),
             Ok(answer) if answer.headers().contains_key(STATUS) => {
                 status(self.method, answer.headers())
             }
@@ -207,53 +236,12 @@ fn is_grpc(answer: &Response<RecvStream>) -> bool {
     answer.status() == StatusCode::OK && grpc
 }
 
-fn status(method: &'static str, headers: &HeaderMap) -> Result<(), GuestApiError> {
+fn status(method: Method, headers: &HeaderMap) -> Result<(), CallError> {
     let value = |name| headers.get(name).map(http::HeaderValue::as_bytes);
-    let code = value(STATUS).ok_or(GuestApiError::Malformed {
+    let code = value(STATUS).ok_or(CallError::Malformed {
         method,
         what: "no status",
     })?;
     let message = value("grpc-message").unwrap_or_default();
-    GuestApiError::from_status(method, code, message).map_or(Ok(()), Err)
-}
-
-/// Reads a prefix: the length of the message behind it.
-pub(crate) fn message_length(prefix: [u8; PREFIX]) -> Result<usize, Malformed> {
-    let [compressed, length @ ..] = prefix;
-    if compressed != 0 {
-        return Err(Malformed("a compressed message"));
-    }
-    usize::try_from(u32::from_be_bytes(length))
-        .ok()
-        .filter(|length| *length <= MAX_MESSAGE)
-        .ok_or(Malformed("a message above 4 MiB"))
-}
-
-/// Takes a whole message off the front, if one is there.
-fn whole(begun: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
-    let Some(prefix) = begun.first_chunk::<PREFIX>() else {
-        return Ok(None);
-    };
-    let length = message_length(*prefix)?;
-    if begun.len() - PREFIX < length {
-        return Ok(None);
-    }
-    begun.advance(PREFIX);
-    Ok(Some(begun.split_to(length).freeze()))
-}
-
-/// A message with its prefix.
-pub(crate) fn framed(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX + length);
-    put_prefix(&mut bytes, length);
-    // Fails only without room, and there is all it asked for.
-    let _ = message.encode(&mut bytes);
-    bytes.freeze()
-}
-
-/// Writes a prefix. No message of ours is near the four gigabytes that it can tell.
-pub(crate) fn put_prefix(bytes: &mut BytesMut, length: usize) {
-    bytes.put_u8(0);
-    bytes.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    CallError::from_status(method, code, message).map_or(Ok(()), Err)
 }
