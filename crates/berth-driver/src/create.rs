@@ -9,16 +9,37 @@ use berth_process::identity::ProcessIdentity;
 
 use crate::driver::{Driver, DriverContext, StopLadder};
 use crate::error::DriverError;
+use crate::external;
+use crate::external::client::{ExternalDriver, Limits};
+use crate::external::discovery::ExternalDrivers;
 use crate::kit::{self, Flavour, KitDriver};
 use crate::krunkit::Krunkit;
 use crate::qemu::{self, QemuDriver};
 use crate::vz::Vz;
 use crate::wsl2::{self, Wsl2Driver};
 
-/// Makes the driver that `vmType` of the configuration names. Runs nothing and writes nothing.
+/// Makes the driver that `vmType` of the configuration names. Runs nothing and writes nothing, unless it is an external one, which
+/// is started to be asked.
 ///
 /// `cache_dir`: `lima` in the user's cache directory, for downloads and for what was learned about programs.
-pub fn create_driver(
+pub async fn create_driver(
+    context: DriverContext,
+    cache_dir: &Path,
+    external: &ExternalDrivers,
+) -> Result<Box<dyn Driver>, DriverError> {
+    let VmType::External(name) = &context.config.vm_type else {
+        return create_internal(context, cache_dir);
+    };
+    let Some(found) = external.find(name).cloned() else {
+        return Err(DriverError::refuse("vmType", unknown(name, external)));
+    };
+    // In a box of its own: what every other start carries along stays small.
+    let driver = Box::pin(ExternalDriver::open(context, found, Limits::default()));
+    Ok(Box::new(driver.await?))
+}
+
+/// Makes one of berth's own drivers. Runs nothing and writes nothing.
+pub(crate) fn create_internal(
     context: DriverContext,
     cache_dir: &Path,
 ) -> Result<Box<dyn Driver>, DriverError> {
@@ -43,6 +64,9 @@ pub async fn stop_orphan(
     steps: &StopLadder,
     env: &[(String, String)],
 ) -> Result<(), DriverError> {
+    if let VmType::External(name) = VmType::from(driver.to_owned()) {
+        return external::client::stop_orphan(&name, dir, identity, steps).await;
+    }
     match flavour(driver) {
         Some(flavour) => kit::stop_orphan(flavour, dir, identity, steps).await,
         None if driver == wsl2::NAME => wsl2::stop_orphan(dir, identity, steps, env).await,
@@ -100,9 +124,21 @@ fn refusal(vm_type: &VmType, host: &HostPlatform) -> Option<String> {
             "{word:?} needs Windows, and this host runs {}: use \"qemu\"",
             system(host.os)
         )),
-        VmType::External(_) => Some(format!("{word:?} is not built yet: use \"qemu\"")),
+        VmType::External(_) => Some(format!("{word:?} is no driver of berth's own")),
         VmType::Qemu | VmType::Wsl2 => None,
     }
+}
+
+fn unknown(name: &str, external: &ExternalDrivers) -> String {
+    let places = external
+        .searched()
+        .iter()
+        .map(|place| place.display().to_string());
+    let places: Vec<String> = places.collect();
+    format!(
+        "no driver {name:?}: an external one is a program lima-driver-{name}, looked for in {}",
+        places.join(", ")
+    )
 }
 
 fn system(os: HostOs) -> &'static str {
@@ -172,7 +208,7 @@ mod tests {
                 HostOs::Linux,
                 Arch::X8664,
                 "",
-                "\"mine\" is not built yet",
+                "\"mine\" is no driver of berth's own",
             ),
         ] {
             let found = refused(word, os, arch, version).unwrap_or_default();

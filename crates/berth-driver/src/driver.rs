@@ -1,6 +1,8 @@
 //! The contract between the host agent and whatever runs the VM.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,6 +192,21 @@ pub trait Driver: Send + Sync {
     fn forward_guest_agent(&self) -> bool {
         let info = self.info();
         info.vsock_port == 0 && info.virtio_port.is_empty()
+    }
+
+    /// The socket on this host that [`Driver::guest_agent_conn`] connects to, if it is one: others may connect there, too.
+    fn agent_socket(&self) -> Option<PathBuf> {
+        None
+    }
+
+    /// Whether [`Driver::guest_agent_conn`] leads to berth's own guest agent. Without that only Lima's can be used, over SSH.
+    fn has_agent_carrier(&self) -> bool {
+        true
+    }
+
+    /// Scripts that the guest runs at each boot, for this driver's sake: file name in the cidata volume to text.
+    async fn boot_scripts(&self) -> Result<BTreeMap<String, String>, DriverError> {
+        Ok(BTreeMap::new())
     }
 
     /// Sets the VNC password.

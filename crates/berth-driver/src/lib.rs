@@ -4,6 +4,7 @@ mod create;
 mod device_names;
 pub mod driver;
 pub mod error;
+pub mod external;
 mod files;
 pub mod kit;
 pub mod krunkit;

@@ -1,7 +1,7 @@
 //! `HostAgent::new`: everything is loaded, checked, bound and written before anything runs.
 //!
 //! The order is the order of the functions below: config, SSH port, driver, host resolver, keys, cidata, rules, forwarders. Nothing here starts
-//! a process that outlives it, so dropping the future at any point leaves only files behind that the next start uses or replaces.
+//! a process that outlives it (an external driver's ends with the driver), so dropping the future at any point leaves only files behind that the next start uses or replaces.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use berth_cidata::input::{LimaFacts, Proxies, Subnet};
 use berth_cidata::{AgentKind, Input, volume};
 use berth_config::model::{Config, GuestOs, PortForward};
-use berth_config::resolve::{ResolveContext, resolve};
+use berth_config::resolve::{ExternalDrivers, ResolveContext, resolve};
 use berth_config::sources::Sources;
 use berth_config::validate::validate;
 use berth_config::version::LimaVersion;
@@ -48,12 +48,12 @@ impl HostAgent {
         let legacy_port = options.name.as_str() == "default" && !created_by.at_least(2, 0, 0);
         let ssh_port = ports::ssh_port(loaded.ssh.local_port, record.ssh_local_port, legacy_port);
         ports::check_configured(ssh_port)?;
-        let driver = make_driver(options, &dir, loaded)?;
+        let driver = make_driver(options, &dir, loaded).await?;
         let config = Arc::clone(driver.config());
         let network = driver.info().network;
         let resolver = HostResolver::bind(options, &config, network, &mut record)?;
 
-        let agent = which_agent(options, &config);
+        let agent = which_agent(options, &config, driver.as_ref())?;
         let agent_kind = GuestAgentKind::of(&agent);
         let features = &driver.info().features;
         require_our_agent(features, agent_kind)?;
@@ -125,7 +125,10 @@ fn load(
         instance_dir: dir.path(),
         lima_home: options.home.path(),
         created_by,
-        external_drivers: &[],
+        external_drivers: ExternalDrivers {
+            names: options.external_drivers.names(),
+            searched: options.external_drivers.searched(),
+        },
     };
     let invalid = AgentError::set_up("use the configuration");
     let resolved = Sources::read(options.home.path(), &dir.lima_yaml())
@@ -143,7 +146,7 @@ fn load(
     Ok(resolved.config)
 }
 
-fn make_driver(
+async fn make_driver(
     options: &ServeOptions,
     dir: &InstanceDir,
     config: Config,
@@ -157,7 +160,9 @@ fn make_driver(
             env: Arc::clone(&options.env),
         },
         &options.cache_dir,
-    )?;
+        &options.external_drivers,
+    )
+    .await?;
     for warning in driver.validate()? {
         tracing::warn!("{warning}");
     }
@@ -165,18 +170,28 @@ fn make_driver(
 }
 
 /// Ours and Lima's are told apart by the file name that Lima gives its own.
-fn which_agent(options: &ServeOptions, config: &Config) -> AgentKind {
+fn which_agent(
+    options: &ServeOptions,
+    config: &Config,
+    driver: &dyn Driver,
+) -> Result<AgentKind, AgentError> {
     let Some(path) = options.guest_agent.clone() else {
-        return AgentKind::None;
+        return Ok(AgentKind::None);
     };
     if config.plain || config.os != GuestOs::Linux {
-        return AgentKind::None;
+        return Ok(AgentKind::None);
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if name.starts_with("lima-guestagent") {
-        AgentKind::Lima(path)
+        Ok(AgentKind::Lima(path))
+    } else if driver.has_agent_carrier() {
+        Ok(AgentKind::Berth(path))
     } else {
-        AgentKind::Berth(path)
+        Err(AgentError::Config(vec![format!(
+            "vmType: driver {:?} reaches its guest over SSH only, where berth's guest agent does not listen: give it Lima's \
+             (lima-guestagent.Linux-ARCH) with --guestagent",
+            driver.info().name
+        )]))
     }
 }
 
@@ -254,7 +269,7 @@ async fn write_volume(
         ca_files: &ca_files,
         agent: facts.agent,
         nerdctl_archive: options.nerdctl_archive.clone().filter(|_| wants_containerd),
-        driver_scripts: std::collections::BTreeMap::new(),
+        driver_scripts: driver.boot_scripts().await?,
         ssh_port: facts.ssh_port,
         lima: LimaFacts {
             vsock_port: info.vsock_port,

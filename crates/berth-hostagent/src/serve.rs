@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use berth_config::name::InstanceName;
 use berth_config::platform::HostPlatform;
+use berth_driver::external::discovery::ExternalDrivers;
 use berth_events::board::Board;
 use berth_events::clock::Clock;
 use berth_events::writer::EventWriter;
@@ -44,6 +45,8 @@ pub struct ServeOptions {
     pub platform: Arc<HostPlatform>,
     /// The process environment.
     pub env: Arc<Vec<(String, String)>>,
+    /// Lima's external drivers on this machine.
+    pub external_drivers: Arc<ExternalDrivers>,
     /// Where probes of programs and downloads are cached.
     pub cache_dir: PathBuf,
     /// Where events go.

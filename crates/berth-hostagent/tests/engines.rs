@@ -186,6 +186,7 @@ impl Scene {
                 ("HOME".to_owned(), self.text("home")),
                 ("BERTH_HYPERV_SOCKETS".to_owned(), self.text("hv")),
             ]),
+            external_drivers: Arc::default(),
             cache_dir: self.at("cache"),
             stdout: fs::File::create(self.at("events")).unwrap(),
             clock: Arc::new(SystemClock::new(jiff::tz::TimeZone::UTC)),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use berth_config::model::Config;
 use berth_config::platform::HostPlatform;
 use berth_events::state::State;
+use serde_json::{Map, Value};
 
 use crate::delete::is_protected;
 use crate::dir::InstanceDir;
@@ -21,6 +22,10 @@ pub type LoadConfig<'a> = &'a dyn Fn(&InstanceDir) -> Result<Config, String>;
 /// Renders the `message` of a configuration for an instance; the error is for people.
 pub type RenderMessage<'a> = &'a dyn Fn(&str, &Inspection) -> Result<String, String>;
 
+/// Asks a driver for the status of an instance, given as JSON; empty: it does not know. `None`: that driver is not asked. The
+/// error is for people.
+pub type AskDriver<'a> = &'a dyn Fn(&Config, &Map<String, Value>) -> Option<Result<String, String>>;
+
 /// What inspecting needs from its caller.
 #[derive(Clone, Copy)]
 pub struct InspectContext<'a> {
@@ -30,6 +35,8 @@ pub struct InspectContext<'a> {
     pub load_config: LoadConfig<'a>,
     /// Renders `message`, which may use every field of the inspection.
     pub render_message: RenderMessage<'a>,
+    /// Asks a driver that knows more of its VMs than pid files tell.
+    pub ask_driver: AskDriver<'a>,
 }
 
 impl std::fmt::Debug for InspectContext<'_> {
@@ -159,8 +166,36 @@ pub fn inspect(
         errors,
         dir,
     };
+    // An agent of ours knows better, and tells.
+    if !processes.locked {
+        ask_driver(&mut inspection, home, context);
+    }
     render_message(&mut inspection, context);
     Ok(inspection)
+}
+
+/// Lets the driver say what state the instance is in, if it has something to say.
+fn ask_driver(inspection: &mut Inspection, home: &LimaHome, context: &InspectContext<'_>) {
+    let Some(config) = &inspection.config else {
+        return;
+    };
+    let known = inspection.to_json(home, context.platform);
+    let (status, state) = match (context.ask_driver)(config, &known) {
+        None => return,
+        Some(Err(why)) => {
+            inspection.errors.push(why);
+            ("Broken", inspection.berth_state.clone())
+        }
+        Some(Ok(word)) => match word.as_str() {
+            "Running" => ("Running", Some(State::Running)),
+            "Stopped" => ("Stopped", Some(State::Stopped)),
+            "Broken" => ("Broken", None),
+            "Installing" => ("Installing", None),
+            "Uninitialized" => ("Uninitialized", None),
+            _ => return,
+        },
+    };
+    (inspection.status, inspection.berth_state) = (status, state);
 }
 
 /// What the processes and the agent's answer mean.

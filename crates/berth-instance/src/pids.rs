@@ -4,6 +4,7 @@
 //! number that belongs to a living process counts, and the file of a dead one is removed by whoever looks.
 
 use std::path::Path;
+use std::time::Duration;
 
 use berth_process::identity::ProcessIdentity;
 use berth_process::pidfile;
@@ -12,9 +13,30 @@ use crate::dir::InstanceDir;
 use crate::lock::InstanceLock;
 use crate::problem::with_causes;
 use crate::record::{Record, VmRecord};
+use crate::sys;
 
 /// Drivers that may have left a pid file when the configuration does not say which one it is.
 const DRIVERS: [&str; 3] = ["qemu", "vz", "krunkit"];
+
+/// How long a server may take to accept a connection.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How the pid file of an external driver's server ends, after the driver's name.
+const SERVER_PID: &str = ".drv.pid";
+
+/// The external drivers that serve the instance, or did.
+fn names_of_servers(dir: &InstanceDir) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.path())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<_> = names
+        .filter_map(|name| Some(name.strip_suffix(SERVER_PID)?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
 
 /// What lives of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +47,8 @@ pub struct Processes {
     pub agent: Option<u32>,
     /// The process of the VM.
     pub vm: Option<u32>,
+    /// The server of an external driver. It may serve no VM.
+    pub driver_server: Option<u32>,
     /// What could not be found out, in words.
     pub problems: Vec<String>,
 }
@@ -49,14 +73,29 @@ impl Processes {
                 .or_else(|| found.note(pidfile::read(&dir.ha_pid())).flatten()),
             None => found.by_file(&dir.ha_pid(), record.agent.as_ref(), false),
         };
-        found.vm = found.look_for_vm(dir, driver, record.vm.as_ref());
+        let served = names_of_servers(dir);
+        found.vm = found.look_for_vm(dir, driver, &served, record.vm.as_ref());
+        found.driver_server = served
+            .iter()
+            .find_map(|name| found.look_for_server(dir, name));
         found
+    }
+
+    /// The pid that a server's file names, as long as somebody listens on the server's socket: the number of one that is gone may
+    /// be another's by now.
+    fn look_for_server(&mut self, dir: &InstanceDir, name: &str) -> Option<u32> {
+        let pid = self.note(pidfile::read(
+            &dir.path().join(format!("{name}{SERVER_PID}")),
+        ));
+        let listens = sys::connect(&dir.path().join(format!("{name}.drv.sock")), PATIENCE).is_ok();
+        pid.flatten().filter(|_| listens)
     }
 
     fn look_for_vm(
         &mut self,
         dir: &InstanceDir,
         driver: Option<&str>,
+        served: &[String],
         recorded: Option<&VmRecord>,
     ) -> Option<u32> {
         if let Some(vm) = recorded
@@ -64,15 +103,16 @@ impl Processes {
         {
             return Some(vm.identity.pid);
         }
-        let drivers = driver.as_slice();
-        let drivers = if drivers.is_empty() {
-            &DRIVERS[..]
-        } else {
-            drivers
+        let drivers = match driver {
+            Some(driver) => vec![driver],
+            None => DRIVERS
+                .into_iter()
+                .chain(served.iter().map(String::as_str))
+                .collect(),
         };
-        drivers.iter().find_map(|driver| {
+        drivers.into_iter().find_map(|driver| {
             let known = recorded
-                .filter(|vm| vm.driver == *driver)
+                .filter(|vm| vm.driver == driver)
                 .map(|vm| &vm.identity);
             self.by_file(&dir.vm_pid(driver), known, self.locked)
         })

@@ -10,14 +10,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use berth_config::model::Config;
-use berth_config::resolve::{ResolveContext, resolve};
+use berth_config::resolve::{ExternalDrivers, ResolveContext, resolve};
 use berth_config::sources::Sources;
 use berth_config::version::LimaVersion;
 use berth_events::state::State;
 use berth_instance::dir::InstanceDir;
 use berth_instance::info::{self, InfoError};
-use berth_instance::inspect::{InspectContext, InspectError, Inspection, inspect};
+use berth_instance::inspect::{AskDriver, InspectContext, InspectError, Inspection, inspect};
 use berth_instance::lock::InstanceLock;
+use berth_instance::pids::Processes;
 use berth_instance::record::{Record, VmRecord};
 use support::{Home, Process, platform};
 
@@ -81,7 +82,7 @@ fn load(home: &Home, dir: &InstanceDir) -> Result<Config, String> {
         instance_dir: dir.path(),
         lima_home: home.home.path(),
         created_by: LimaVersion::current(),
-        external_drivers: &[],
+        external_drivers: ExternalDrivers::default(),
     };
     resolve(&sources, &context)
         .map(|resolved| resolved.config)
@@ -89,6 +90,14 @@ fn load(home: &Home, dir: &InstanceDir) -> Result<Config, String> {
 }
 
 fn look(home: &Home, name: &str) -> Result<Inspection, InspectError> {
+    look_with(home, name, &|_, _| None)
+}
+
+fn look_with(
+    home: &Home,
+    name: &str,
+    ask_driver: AskDriver<'_>,
+) -> Result<Inspection, InspectError> {
     let platform = platform();
     let context = InspectContext {
         platform: &platform,
@@ -97,6 +106,7 @@ fn look(home: &Home, name: &str) -> Result<Inspection, InspectError> {
             "bad" => Err("no such field".into()),
             _ => Ok(format!("{message} from {}", instance.name)),
         },
+        ask_driver,
     };
     inspect(&home.home, name, &context)
 }
@@ -112,6 +122,48 @@ fn record_vm(dir: &InstanceDir, vm: &Process) {
     }
     .save(dir)
     .expect("saved");
+}
+
+#[test]
+fn a_driver_may_know_more_than_pid_files() {
+    let home = Home::new();
+    let dir = home.instance("a", &format!("{YAML}vmType: mine\n"));
+    for (word, status, state) in [
+        ("", "Stopped", Some(State::Stopped)),
+        ("Running", "Running", Some(State::Running)),
+        ("Installing", "Installing", None),
+    ] {
+        let answer = |config: &Config, known: &serde_json::Map<String, serde_json::Value>| {
+            assert_eq!(config.vm_type.as_str(), "mine");
+            assert_eq!(known["name"], "a");
+            Some(Ok(word.to_owned()))
+        };
+        let seen = look_with(&home, "a", &answer).unwrap();
+        assert_eq!((seen.status, seen.berth_state), (status, state));
+    }
+    let fails = |_: &Config, _: &serde_json::Map<_, _>| Some(Err("it hangs".to_owned()));
+    let seen = look_with(&home, "a", &fails).unwrap();
+    assert_eq!(
+        (seen.status, &seen.errors[..]),
+        ("Broken", &["it hangs".to_owned()][..])
+    );
+    let _lock = InstanceLock::try_acquire(&dir).unwrap();
+    let never = |_: &Config, _: &serde_json::Map<_, _>| panic!("an agent of ours tells itself");
+    look_with(&home, "a", &never).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_driver_server_counts_while_it_listens() {
+    let home = Home::new();
+    let dir = home.instance("a", YAML);
+    let me = std::process::id();
+    std::fs::write(dir.path().join("mine.drv.pid"), me.to_string()).unwrap();
+    std::fs::write(dir.path().join("mine.pid"), me.to_string()).unwrap();
+    let found = Processes::look(&dir, None);
+    assert_eq!((found.vm, found.driver_server), (Some(me), None));
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("mine.drv.sock"));
+    assert_eq!(Processes::look(&dir, None).driver_server, Some(me));
 }
 
 #[test]

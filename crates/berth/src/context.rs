@@ -1,10 +1,12 @@
 //! What every command needs to know of its surroundings, read here and handed down.
 
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_config::platform::HostPlatform;
+use berth_driver::external::discovery::{self, ExternalDrivers};
 use berth_instance::home::LimaHome;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 
@@ -33,6 +35,8 @@ pub(crate) struct Host {
     pub(crate) home: LimaHome,
     /// Lima's directory in the user's cache directory.
     pub(crate) cache_dir: PathBuf,
+    /// Lima's external drivers.
+    pub(crate) external_drivers: Arc<ExternalDrivers>,
 }
 
 impl Context {
@@ -58,8 +62,25 @@ impl Context {
         Ok(Host {
             home: LimaHome::at(&home)?,
             cache_dir: platform::cache_directory(&self.env, &platform),
+            external_drivers: Arc::new(self.discover_drivers()),
             platform,
         })
+    }
+
+    /// Looks for external drivers where Lima does. A place that cannot be looked at is a warning.
+    fn discover_drivers(&self) -> ExternalDrivers {
+        let called = std::env::args_os().next().map(PathBuf::from);
+        let programs: Vec<_> = called
+            .filter(|program| program.components().count() > 1)
+            .into_iter()
+            .chain(std::env::current_exe())
+            .collect();
+        let list = self.env.get(discovery::VARIABLE).map(OsStr::new);
+        let found = ExternalDrivers::discover(list, &programs);
+        for problem in found.problems() {
+            tracing::warn!("{}: {problem}", discovery::VARIABLE);
+        }
+        found
     }
 
     /// Shows log lines on stderr. The host agent, whose log has a shape of its own, does not call this.

@@ -33,6 +33,21 @@ pub(crate) enum GuestAgentError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// Lima's, which the driver needs.
+    #[error(
+        "this driver reaches its guest over SSH only and needs Lima's guest agent, which is not there (looked for {}, each also \
+         with .gz): name one in {VARIABLE}, or set `plain: true` in lima.yaml to do without",
+        list(.paths)
+    )]
+    LimasNotInstalled {
+        /// Where it should be.
+        paths: Vec<PathBuf>,
+    },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths = paths.iter().map(|path| path.display().to_string());
+    paths.collect::<Vec<_>>().join(", ")
 }
 
 /// Finds the binary for a guest; `None` for a guest that gets no agent.
@@ -66,15 +81,46 @@ pub(crate) fn find(
         .unwrap_or(Path::new("/"));
     let name = format!("berth-guestagent.Linux-{}", arch_word(config.arch));
     let path = prefix.join("share/berth").join(name);
-    let packed = path.with_added_extension("gz");
-    if path.is_file() {
-        Ok(Some(path))
-    } else if packed.is_file() {
-        Ok(Some(packed))
-    } else {
-        Err(GuestAgentError::NotInstalled {
+    match plain_or_packed(&path) {
+        Some(found) => Ok(Some(found)),
+        None => Err(GuestAgentError::NotInstalled {
             arch: config.arch,
             path,
-        })
+        }),
     }
+}
+
+/// What the names of Lima's guest agents begin with.
+const LIMAS: &str = "lima-guestagent";
+
+/// Whether a binary is Lima's guest agent, by its name.
+pub(crate) fn is_limas(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(LIMAS)
+}
+
+/// Finds Lima's guest agent: `share/lima/lima-guestagent.Linux-ARCH[.gz]` in the installation of the external driver (`PREFIX`
+/// of `PREFIX/libexec/lima/lima-driver-NAME`) or in that of this program.
+pub(crate) fn find_limas(
+    config: &Config,
+    exe: &Path,
+    driver: Option<&Path>,
+) -> Result<PathBuf, GuestAgentError> {
+    let of_driver = driver.and_then(|driver| driver.ancestors().nth(3));
+    let prefixes = of_driver.into_iter().chain(exe.ancestors().nth(2));
+    let name = format!("{LIMAS}.Linux-{}", arch_word(config.arch));
+    let paths: Vec<_> = prefixes
+        .map(|prefix| prefix.join("share/lima").join(&name))
+        .collect();
+    match paths.iter().find_map(|path| plain_or_packed(path)) {
+        Some(found) => Ok(found),
+        None => Err(GuestAgentError::LimasNotInstalled { paths }),
+    }
+}
+
+fn plain_or_packed(path: &Path) -> Option<PathBuf> {
+    let packed = path.with_added_extension("gz");
+    [path.to_owned(), packed]
+        .into_iter()
+        .find(|path| path.is_file())
 }

@@ -168,13 +168,17 @@ pub(crate) async fn by_force(
     let agent = kill("host agent", agent).await;
     // Looked at again: the agent may have ended its VM, or started it, on the way.
     let vm = kill("VM", Processes::look(dir, None).vm).await;
-    for error in [&agent, &vm]
+    let server = match Processes::look(dir, None).driver_server {
+        None => Ok(()),
+        server => kill("driver", server).await,
+    };
+    for error in [&agent, &vm, &server]
         .into_iter()
         .filter_map(|result| result.as_ref().err())
     {
         tracing::error!("{error:#}");
     }
-    agent.and(vm)?;
+    agent.and(vm).and(server)?;
     end_killed(dir, context.env.pairs()).await?;
     forget_vm(dir).unwrap_or_else(|error| tracing::warn!("{error:#}"));
     clear_up(home, dir);

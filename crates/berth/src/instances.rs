@@ -1,13 +1,18 @@
 //! Instances on disk: their configuration and their state.
 
-use berth_config::model::Config;
+use std::time::Duration;
+
+use berth_config::model::{Config, VmType};
 use berth_config::name::InstanceName;
-use berth_config::resolve::{ResolveContext, Resolved, resolve};
+use berth_config::resolve::{ExternalDrivers, ResolveContext, Resolved, resolve};
 use berth_config::sources::Sources;
 use berth_config::version::LimaVersion;
 use berth_config::{ConfigError, validate};
+use berth_driver::external::inspect_status;
 use berth_instance::dir::InstanceDir;
 use berth_instance::inspect::{InspectContext, InspectError, Inspection, inspect};
+
+use serde_json::{Map, Value};
 
 use crate::context::Host;
 use crate::failure::chain_in_one_line;
@@ -67,7 +72,10 @@ pub(crate) fn resolve_context<'a>(
         instance_dir: dir.path(),
         lima_home: host.home.path(),
         created_by,
-        external_drivers: &[],
+        external_drivers: ExternalDrivers {
+            names: host.external_drivers.names(),
+            searched: host.external_drivers.searched(),
+        },
     }
 }
 
@@ -87,8 +95,26 @@ pub(crate) fn look(host: &Host, name: &str) -> Result<Inspection, InspectError> 
         platform: &host.platform,
         load_config: &load_config,
         render_message: &render_message,
+        ask_driver: &|config, instance| ask_driver(host, config, instance),
     };
     inspect(&host.home, name, &context)
+}
+
+/// Asks an external driver for a status that pid files may not tell. One that is not there, or does not answer, is part of the
+/// result, too.
+fn ask_driver(
+    host: &Host,
+    config: &Config,
+    instance: &Map<String, Value>,
+) -> Option<Result<String, String>> {
+    /// As long as an agent has.
+    const LIMIT: Duration = Duration::from_secs(3);
+    let VmType::External(name) = &config.vm_type else {
+        return None;
+    };
+    let driver = host.external_drivers.find(name)?;
+    let asked = inspect_status::ask(&driver.path, &Value::Object(instance.clone()), LIMIT);
+    Some(asked.map_err(|error| chain_in_one_line(&error)))
 }
 
 /// Looks at an instance that must exist, by a name that a person wrote.

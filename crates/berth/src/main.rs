@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod context;
 mod creation;
+mod driver_server;
 mod duration;
 mod environment;
 mod failure;
@@ -33,6 +34,9 @@ use crate::cli::Cli;
 use crate::context::Context;
 
 fn main() -> ExitCode {
+    if let Some(driver) = driver_server::called_as() {
+        return driver_server::run(&driver);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => return explain_usage(&usage),

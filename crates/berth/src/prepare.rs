@@ -4,19 +4,21 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use berth_config::model::Config;
-use berth_driver::driver::{Driver, DriverContext};
+use berth_driver::driver::{Driver, DriverContext, StopLadder};
 use berth_driver::image_files;
 use berth_image::error::ImageError;
 use berth_image::fetch::{FetchSettings, Fetcher, Proxies, Source};
 use berth_image::progress::Watch;
 use berth_image::select::fetch_first;
 use berth_instance::dir::InstanceDir;
+use tokio::sync::watch;
 
 use crate::context::{Context, Host};
-use crate::guest_agent;
+use crate::guest_agent::{self, GuestAgentError};
 use crate::progress::Display;
 
 /// What the agent is told on its command line.
@@ -41,7 +43,11 @@ pub(crate) async fn prepare(
     let exe = std::env::current_exe().context("cannot find this program's own file")?;
     let guest_agent = guest_agent::find(&config, guest_agent, &context.env, &exe)?;
     let config = Arc::new(config);
-    let driver = make_driver(context, host, dir, Arc::clone(&config))?;
+    let driver = make_driver(context, host, dir, Arc::clone(&config)).await?;
+    let guest_agent = match guest_agent {
+        Some(path) if !driver.has_agent_carrier() => Some(lima_agent(path, host, &config, &exe)?),
+        agent => agent,
+    };
     for warning in driver.validate()? {
         tracing::warn!("{warning}");
     }
@@ -55,14 +61,43 @@ pub(crate) async fn prepare(
     let step = display.step("Preparing the disk");
     driver.prepare_disk().await?;
     step.done();
+    let run_gui = driver.info().features.can_run_gui;
+    let_go(driver.as_ref()).await?;
     Ok(Prepared {
         guest_agent,
         nerdctl_archive: fetch_nerdctl(&fetcher, &config, &display).await?,
-        run_gui: driver.info().features.can_run_gui,
+        run_gui,
     })
 }
 
-fn make_driver(
+/// A driver that is a process of its own ends here: the agent starts its own.
+async fn let_go(driver: &dyn Driver) -> anyhow::Result<()> {
+    const QUIT: Duration = Duration::from_secs(10);
+    let (_patience, hurry) = watch::channel(false);
+    let ladder = StopLadder {
+        power_down: Duration::ZERO,
+        quit: QUIT,
+        hurry,
+    };
+    Ok(driver.stop(ladder).await?)
+}
+
+/// Lima's guest agent instead of ours, for a driver that cannot reach ours. One that was named is taken as it is.
+fn lima_agent(
+    agent: PathBuf,
+    host: &Host,
+    config: &Config,
+    exe: &Path,
+) -> Result<PathBuf, GuestAgentError> {
+    if guest_agent::is_limas(&agent) {
+        return Ok(agent);
+    }
+    let driver = host.external_drivers.find(config.vm_type.as_str());
+    let driver = driver.map(|found| found.path.as_path());
+    guest_agent::find_limas(config, exe, driver)
+}
+
+async fn make_driver(
     context: &Context,
     host: &Host,
     dir: &InstanceDir,
@@ -76,7 +111,8 @@ fn make_driver(
         platform: Arc::clone(&host.platform),
         env: Arc::clone(context.env.pairs()),
     };
-    Ok(berth_driver::create_driver(context, &host.cache_dir)?)
+    let driver = berth_driver::create_driver(context, &host.cache_dir, &host.external_drivers);
+    Ok(driver.await?)
 }
 
 /// Any of them means that the image was fetched, by us or by Lima, before 2.1 or since.

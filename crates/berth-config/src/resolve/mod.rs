@@ -12,7 +12,7 @@ mod report;
 mod user;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -42,8 +42,17 @@ pub struct ResolveContext<'a> {
     pub lima_home: &'a Path,
     /// Who made the instance: [`LimaVersion::of_existing_instance`] if it exists, else [`LimaVersion::current`].
     pub created_by: LimaVersion,
-    /// Names of Lima's external drivers on this machine, which `vmType` may name.
-    pub external_drivers: &'a [String],
+    /// Lima's external drivers on this machine, which `vmType` may name.
+    pub external_drivers: ExternalDrivers<'a>,
+}
+
+/// Which external drivers there are, and where they were looked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ExternalDrivers<'a> {
+    /// Their names.
+    pub names: &'a [String],
+    /// Directories and programs that were looked at.
+    pub searched: &'a [PathBuf],
 }
 
 /// A configuration without anything left to decide.

@@ -81,17 +81,19 @@ fn check_version(config: &Config, findings: &mut Findings) {
 fn check_driver(config: &Config, ctx: &ResolveContext<'_>, findings: &mut Findings) {
     let driver = config.vm_type.as_str();
     if let VmType::External(name) = &config.vm_type
-        && !ctx.external_drivers.contains(name)
+        && !ctx.external_drivers.names.contains(name)
     {
         let mut known = vec!["qemu", "vz", "krunkit", "wsl2"];
-        known.extend(ctx.external_drivers.iter().map(String::as_str));
-        findings.add(
-            "vmType",
-            format!(
-                "driver {name:?} is unknown: choose one of {}",
-                known.join(", ")
-            ),
-        );
+        known.extend(ctx.external_drivers.names.iter().map(String::as_str));
+        let known = known.join(", ");
+        let searched = ctx.external_drivers.searched.iter();
+        let places: Vec<_> = searched.map(|place| place.display().to_string()).collect();
+        let looked = match places.join(", ") {
+            places if places.is_empty() => places,
+            places => format!("; lima-driver-{name} was looked for in {places}"),
+        };
+        let why = format!("driver {name:?} is unknown: choose one of {known}{looked}");
+        findings.add("vmType", why);
     }
     let native_only = matches!(config.vm_type, VmType::Vz | VmType::Krunkit | VmType::Wsl2);
     if native_only && config.arch != ctx.platform.arch {

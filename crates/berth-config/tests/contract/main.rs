@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use berth_config::model::Arch;
 use berth_config::platform::{HostOs, HostPlatform};
+use berth_config::resolve::ExternalDrivers;
 use berth_config::size::Size;
 use berth_config::version::LimaVersion;
 use berth_config::yaml::load;
@@ -40,7 +41,7 @@ fn context(platform: &HostPlatform) -> ResolveContext<'_> {
         instance_dir: Path::new("/lima/a.b"),
         lima_home: Path::new("/lima"),
         created_by: LimaVersion::current(),
-        external_drivers: &[],
+        external_drivers: ExternalDrivers::default(),
     }
 }
 

@@ -147,10 +147,15 @@ fn sockets_with_long_paths_are_refused() {
 fn external_drivers_are_known_by_name() {
     let platform = linux();
     let drivers = ["mine".to_owned()];
+    let searched = ["/opt/drivers".into(), "/usr/libexec/lima".into()];
     let mut ctx = context(&platform);
-    ctx.external_drivers = &drivers;
+    ctx.external_drivers.searched = &searched;
     let sources = sources("", &format!("vmType: mine\n{IMAGE}"), "");
     let resolved = resolve(&sources, &ctx).expect("resolves");
+    let found = lines(&validate(&resolved, &ctx));
+    let places = "lima-driver-mine was looked for in /opt/drivers, /usr/libexec/lima";
+    assert!(found[0].ends_with(places), "{found:?}");
+    ctx.external_drivers.names = &drivers;
     assert_eq!(lines(&validate(&resolved, &ctx)), Vec::<String>::new());
 }
 

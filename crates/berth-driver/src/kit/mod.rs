@@ -262,6 +262,10 @@ impl Driver for KitDriver {
         Ok(Some(Box::new(stream)))
     }
 
+    fn agent_socket(&self) -> Option<PathBuf> {
+        Some(self.context.dir.ga_sock())
+    }
+
     async fn change_display_password(&self, _password: &str) -> Result<(), DriverError> {
         Err(self.unsupported("video.vnc"))
     }

@@ -318,6 +318,10 @@ impl Driver for QemuDriver {
         true
     }
 
+    fn agent_socket(&self) -> Option<PathBuf> {
+        Some(self.context.dir.ga_link_sock())
+    }
+
     async fn change_display_password(&self, password: &str) -> Result<(), DriverError> {
         let monitor = self.life().running("change-vnc-password")?;
         screen::set_password(&monitor, password).await

@@ -65,3 +65,13 @@ impl LocalListener {
         Ok(self.0.accept().await?.0)
     }
 }
+
+/// The process that listens on the other end.
+pub(crate) fn peer_pid(stream: &LocalStream) -> Option<u32> {
+    stream.peer_cred().ok()?.pid()?.try_into().ok()
+}
+
+/// A program's name without the ending that programs have, which is none here.
+pub(crate) fn without_program_ending(name: &str) -> Option<&str> {
+    name.strip_suffix(".exe").is_none().then_some(name)
+}

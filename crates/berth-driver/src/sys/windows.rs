@@ -93,3 +93,13 @@ impl LocalListener {
         match self.0 {}
     }
 }
+
+/// Not told here.
+pub(crate) fn peer_pid(_stream: &LocalStream) -> Option<u32> {
+    None
+}
+
+/// A program's name without the ending that programs have.
+pub(crate) fn without_program_ending(name: &str) -> Option<&str> {
+    name.strip_suffix(".exe")
+}

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use berth_driver::driver::{Driver, SnapshotAction, SshPort, VmEvent};
 use berth_driver::error::DriverError;
+use berth_driver::external::discovery::ExternalDrivers;
 use berth_driver::qemu::argv::argv;
 use berth_driver::qemu::{QemuDriver, stop_orphan};
 use berth_process::identity::ProcessIdentity;
@@ -387,10 +388,12 @@ async fn what_is_missing_is_named_before_anything_is_made() {
 async fn other_drivers_are_named_as_missing() {
     let instance = Instance::new(&[]);
     let context = instance.context(&json!({"vmType": "vz"}));
-    let error = berth_driver::create_driver(context, &instance.cache())
-        .err()
-        .unwrap()
-        .to_string();
+    let error =
+        berth_driver::create_driver(context, &instance.cache(), &ExternalDrivers::default())
+            .await
+            .err()
+            .unwrap()
+            .to_string();
     assert_eq!(
         error,
         "vmType: \"vz\" needs macOS, and this host runs Linux: use \"qemu\""

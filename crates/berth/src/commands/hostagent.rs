@@ -79,6 +79,7 @@ fn options(args: HostAgentArgs, context: &Context) -> anyhow::Result<ServeOption
             .into(),
         clock: Arc::new(SystemClock::new(TimeZone::system())),
         auto_started_identifier: auto_started_identifier(&context.env),
+        external_drivers: host.external_drivers,
         cache_dir: host.cache_dir,
         home: host.home,
         platform: host.platform,
