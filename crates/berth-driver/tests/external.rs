@@ -392,7 +392,10 @@ async fn a_crash_of_the_driver_is_the_end_of_the_vm() {
         .status();
     assert!(killed.unwrap().success());
     let failure = exit_of(&mut vm).await.failure.unwrap();
-    assert_eq!(failure, "the external driver ended (killed by signal 9 (SIGKILL))");
+    assert_eq!(
+        failure,
+        "the external driver ended (killed by signal 9 (SIGKILL))"
+    );
     assert!(fake.is_alive("vm"), "the crash left it behind");
     let error = driver.guest_agent_conn().await.err().unwrap().to_string();
     assert!(error.contains("killed by signal 9"), "{error}");
