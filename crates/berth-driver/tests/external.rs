@@ -1,7 +1,7 @@
 //! External drivers as a client sees them, against a program that keeps or breaks Lima's contract on demand (`fake_driver.py`).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 mod support;
 

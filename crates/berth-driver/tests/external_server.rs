@@ -1,7 +1,7 @@
 //! Serving a driver, as an independent client sees it (`driver_client.py`, with Python's gRPC), and as berth's own does.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 mod support;
 

@@ -3,16 +3,23 @@
 //! `NAME` is one of berth's drivers, with `berth-` before it where the other side has one of that name itself. Lima tells two
 //! things on the command line: the instance's directory, or that it only wants a status.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use berth_driver::external::discovery::driver_name;
 use berth_driver::external::inspect_status;
+use berth_driver::external::server::{self, ServerOptions};
+use berth_instance::dir::InstanceDir;
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::LevelFilter;
 
-use crate::failure;
+use crate::environment::Environment;
 use crate::logging::{self, Shape};
+use crate::{failure, interrupt, platform, sys};
 
 /// The driver that this program was called as, if it was.
 pub(crate) fn called_as() -> Option<String> {
@@ -30,14 +37,9 @@ enum Order {
 
 /// Does what the command line says. Its log goes to stderr, in full: whoever starts a driver keeps it in a file.
 pub(crate) fn run(name: &str) -> ExitCode {
-    let display =
-        indicatif::MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden());
+    let display = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
     // It fails only when a log is there already.
-    let _ = logging::init(
-        Shape::Text,
-        tracing_subscriber::filter::LevelFilter::DEBUG,
-        &display,
-    );
+    let _ = logging::init(Shape::Text, LevelFilter::DEBUG, &display);
     let done = match order(std::env::args_os().skip(1)) {
         Ok(Order::Serve(dir)) => serve(name, &dir),
         Ok(Order::InspectStatus) => inspect(),
@@ -68,19 +70,8 @@ fn order(mut words: impl Iterator<Item = OsString>) -> anyhow::Result<Order> {
                 directory.context("--inst-dir needs a directory")?.into(),
             ))
         }
-        Some(("inst-dir", _)) => Ok(Order::Serve(value(&word).into())),
+        Some(("inst-dir", directory)) => Ok(Order::Serve(directory.into())),
         _ => bail!("unknown word {text:?}: use --inst-dir DIRECTORY, or --inspect-status"),
-    }
-}
-
-/// What stands behind the first `=`, also where it is no UTF-8.
-fn value(word: &OsStr) -> OsString {
-    let bytes = word.as_encoded_bytes();
-    let at = bytes.iter().position(|byte| *byte == b'=');
-    let value = at.map_or(&bytes[..0], |at| &bytes[at + 1..]);
-    match std::str::from_utf8(value) {
-        Ok(text) => text.into(),
-        Err(_) => String::from_utf8_lossy(value).into_owned().into(),
     }
 }
 
@@ -91,17 +82,7 @@ fn inspect() -> anyhow::Result<()> {
     answered.map_err(anyhow::Error::msg)
 }
 
-#[cfg(unix)]
 fn serve(name: &str, dir: &Path) -> anyhow::Result<()> {
-    use std::sync::Arc;
-
-    use berth_driver::external::server::{self, ServerOptions};
-    use berth_instance::dir::InstanceDir;
-    use tokio_util::sync::CancellationToken;
-
-    use crate::environment::Environment;
-    use crate::{interrupt, platform, sys};
-
     let engine = server::engine_of(name).with_context(|| {
         format!("berth has no driver {name:?}: call this program lima-driver-berth-qemu, for one")
     })?;
@@ -132,11 +113,6 @@ fn serve(name: &str, dir: &Path) -> anyhow::Result<()> {
             }
         }
     })
-}
-
-#[cfg(not(unix))]
-fn serve(_name: &str, _dir: &Path) -> anyhow::Result<()> {
-    bail!("serving a driver needs unix sockets, which berth does not have on this system yet")
 }
 
 #[cfg(test)]

@@ -93,6 +93,7 @@ const TOOLS: &[Tool] = {
         test(File("/usr/include/seccomp.h"), "libseccomp-dev", "is linked to virtiofsd"),
         test(File("/usr/include/cap-ng.h"), "libcap-ng-dev", "is linked to virtiofsd"),
         test(Program("python3"), "python3", "is a fake QEMU"),
+        test(File("/usr/lib/python3/dist-packages/grpc/__init__.py"), "python3-grpcio", "speaks gRPC with external drivers"),
     ]
 };
 

@@ -19,5 +19,4 @@ mod info;
 pub mod inspect_status;
 mod instance;
 mod message;
-#[cfg(unix)]
 pub mod server;

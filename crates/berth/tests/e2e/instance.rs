@@ -195,6 +195,7 @@ impl Home {
                 "ha.stdout.log",
                 "ha.stderr.log",
                 "vm.stderr.log",
+                "driver.stderr.log",
                 "serial.log",
             ] {
                 let path = entry.path().join(log);

@@ -6,6 +6,7 @@
 mod checks;
 mod cloud_init;
 mod events;
+mod external_driver;
 mod instance;
 mod leftovers;
 mod monitor;
