@@ -202,7 +202,7 @@ def agent_socket(_request, _context):
 
 def create_disk(_request, _context):
     if behaviour == "slow":
-        time.sleep(1.0)
+        time.sleep(3.5)
     return b""
 
 

@@ -54,6 +54,15 @@ impl Life {
 
     /// Has the server start the VM, and follows the stream from then on. Dropped before its end, it takes the start back.
     pub(super) async fn start(&self, ask: &Ask<'_>, dir: &InstanceDir) -> Result<(), DriverError> {
+        let started = self.try_start(ask, dir).await;
+        if started.is_err() {
+            let end = lost("it did not start", &ask.server.child);
+            self.tell.send_replace(Some(end));
+        }
+        started
+    }
+
+    async fn try_start(&self, ask: &Ask<'_>, dir: &InstanceDir) -> Result<(), DriverError> {
         // Of an earlier life: what it names now is nobody's VM.
         remove_all([dir.vm_pid(&ask.driver.name)])?;
         let client = &ask.server.client;

@@ -41,6 +41,20 @@ pub(super) struct Server {
     pub(super) client: Client,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    _leash: Leash,
+}
+
+/// Ends the process when nobody wants it any more, however far its start got.
+#[derive(Debug)]
+struct Leash(Arc<Child>);
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        // In order, because a VM may still run behind it. Nothing happens to one that has ended.
+        if let Err(why) = self.0.signal(Signal::Terminate) {
+            tracing::warn!(pid = self.0.pid(), error = %why, "cannot end an external driver");
+        }
+    }
 }
 
 impl Server {
@@ -56,13 +70,27 @@ impl Server {
         let watch = DirectoryWatch::new(dir.path());
         let mut watch = watch.map_err(DriverError::io("watch", dir.path()))?;
         let child = Arc::new(spawn(&driver.path, dir)?);
+        let leash = Leash(Arc::clone(&child));
         let begun = Begun {
             child: &child,
             driver,
             dir,
         };
-        match begun.connect(&socket, &mut watch, limit).await {
-            Ok(server) => Ok(server),
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let connecting = async {
+            let stream = begun.connect(&socket, &mut watch, limit).await?;
+            let greeting = method("the HTTP/2 preface");
+            let client = Client::begin(stream, greeting, Limit::Mib16, &tasks, cancel.clone());
+            client.await.map_err(|why| begun.fault(why.to_string()))
+        };
+        match connecting.await {
+            Ok(client) => Ok(Self {
+                child,
+                client,
+                tasks,
+                cancel,
+                _leash: leash,
+            }),
             Err(error) => {
                 give_up(&child, driver, dir).await;
                 Err(error)
@@ -96,10 +124,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.cancel.cancel();
-        // In order, because a VM may still run behind it. Nothing happens to one that has ended.
-        if let Err(why) = self.child.signal(Signal::Terminate) {
-            tracing::warn!(pid = self.child.pid(), error = %why, "cannot end an external driver");
-        }
     }
 }
 
@@ -128,38 +152,29 @@ impl Begun<'_> {
         socket: &Path,
         watch: &mut DirectoryWatch,
         limit: Duration,
-    ) -> Result<Server, DriverError> {
+    ) -> Result<LocalStream, DriverError> {
         let pid_file = files::server_pid(self.dir, &self.driver.name);
         pidfile::write(&pid_file, self.child.pid())
             .map_err(|error| self.fault(berth_image::error::with_causes(&error)))?;
         let mut exit = self.child.exit();
-        let stream = tokio::select! {
+        tokio::select! {
             biased;
-            exit = gone(&mut exit) => return Err(DriverError::Died {
+            exit = gone(&mut exit) => Err(DriverError::Died {
                 program: self.driver.path.display().to_string(),
                 how: format!("{}, before it made {}", exit.describe(), socket.display()),
                 stderr_tail: self.child.stderr_tail(),
             }),
             stream = connect_when_there(socket, watch) => {
-                stream.map_err(DriverError::io("connect to", socket))?
+                stream.map_err(DriverError::io("connect to", socket))
             }
-            () = tokio::time::sleep(limit) => return Err(DriverError::Timeout {
+            () = tokio::time::sleep(limit) => Err(DriverError::Timeout {
                 what: format!(
                     "{} to make {} (see {})",
                     self.driver.path.display(), socket.display(), self.dir.driver_stderr_log().display(),
                 ),
                 seconds: limit.as_secs(),
             }),
-        };
-        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let greeting = method("the HTTP/2 preface");
-        let client = Client::begin(stream, greeting, Limit::Mib16, &tasks, cancel.clone());
-        Ok(Server {
-            child: Arc::clone(self.child),
-            client: client.await.map_err(|why| self.fault(why.to_string()))?,
-            tasks,
-            cancel,
-        })
+        }
     }
 
     fn fault(&self, why: String) -> DriverError {
