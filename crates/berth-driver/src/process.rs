@@ -104,7 +104,7 @@ pub(crate) enum Target<'a> {
 }
 
 impl Target<'_> {
-    fn exit(self) -> watch::Receiver<Option<Exit>> {
+    pub(crate) fn exit(self) -> watch::Receiver<Option<Exit>> {
         match self {
             Self::Child(child) => child.exit(),
             Self::Adopted(adopted) => adopted.exit(),

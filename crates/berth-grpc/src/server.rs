@@ -79,11 +79,16 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut connection = Builder::new()
+    let handshake = Builder::new()
         .max_concurrent_streams(MAX_CALLS)
         .max_header_list_size(MAX_HEADERS)
-        .handshake(stream)
-        .await?;
+        .handshake(stream);
+    let mut connection = match handshake.await {
+        Ok(connection) => connection,
+        // Somebody who only looked whether anybody listens.
+        Err(why) if why.is_io() => return Ok(()),
+        Err(why) => return Err(why),
+    };
     let mut stopping = false;
     loop {
         let accepted = tokio::select! {

@@ -38,6 +38,14 @@ fn names_of_servers(dir: &InstanceDir) -> Vec<String> {
     names
 }
 
+/// The pid that a server's file names, as long as somebody listens on the server's socket: the number of one that is gone may be
+/// another's by now.
+fn look_for_server(dir: &InstanceDir, name: &str) -> Option<u32> {
+    let pid = pidfile::read(&dir.path().join(format!("{name}{SERVER_PID}")));
+    let listens = sys::connect(&dir.path().join(format!("{name}.drv.sock")), PATIENCE).is_ok();
+    pid.ok().flatten().filter(|_| listens)
+}
+
 /// What lives of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Processes {
@@ -75,20 +83,8 @@ impl Processes {
         };
         let served = names_of_servers(dir);
         found.vm = found.look_for_vm(dir, driver, &served, record.vm.as_ref());
-        found.driver_server = served
-            .iter()
-            .find_map(|name| found.look_for_server(dir, name));
+        found.driver_server = served.iter().find_map(|name| look_for_server(dir, name));
         found
-    }
-
-    /// The pid that a server's file names, as long as somebody listens on the server's socket: the number of one that is gone may
-    /// be another's by now.
-    fn look_for_server(&mut self, dir: &InstanceDir, name: &str) -> Option<u32> {
-        let pid = self.note(pidfile::read(
-            &dir.path().join(format!("{name}{SERVER_PID}")),
-        ));
-        let listens = sys::connect(&dir.path().join(format!("{name}.drv.sock")), PATIENCE).is_ok();
-        pid.flatten().filter(|_| listens)
     }
 
     fn look_for_vm(
@@ -132,16 +128,16 @@ impl Processes {
         {
             return known.is_alive().then_some(pid);
         }
-        match ProcessIdentity::of(pid) {
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
-                if !owned {
-                    self.note(pidfile::remove_if_names(path, pid));
-                }
-                None
-            }
-            // Alive, or not to be looked at, which a dead one could be.
-            _ => Some(pid),
+        let alive = match ProcessIdentity::of(pid) {
+            // One that nobody has waited for yet is gone all the same.
+            Ok(process) => process.is_alive(),
+            // Not to be looked at is not dead.
+            Err(why) => why.kind() != std::io::ErrorKind::NotFound,
+        };
+        if !alive && !owned {
+            self.note(pidfile::remove_if_names(path, pid));
         }
+        alive.then_some(pid)
     }
 
     fn note<T, E: std::error::Error>(&mut self, result: Result<T, E>) -> Option<T> {

@@ -168,20 +168,29 @@ pub(crate) async fn by_force(
     let agent = kill("host agent", agent).await;
     // Looked at again: the agent may have ended its VM, or started it, on the way.
     let vm = kill("VM", Processes::look(dir, None).vm).await;
-    let server = match Processes::look(dir, None).driver_server {
-        None => Ok(()),
-        server => kill("driver", server).await,
-    };
-    for error in [&agent, &vm, &server]
+    let behind = kill_the_rest(dir).await;
+    for error in [&agent, &vm, &behind]
         .into_iter()
         .filter_map(|result| result.as_ref().err())
     {
         tracing::error!("{error:#}");
     }
-    agent.and(vm).and(server)?;
+    agent.and(vm).and(behind)?;
     end_killed(dir, context.env.pairs()).await?;
     forget_vm(dir).unwrap_or_else(|error| tracing::warn!("{error:#}"));
     clear_up(home, dir);
+    Ok(())
+}
+
+/// With an external driver the VM that was recorded is the driver's server: the VM itself may have been left by it. And a
+/// server may be there without a VM.
+async fn kill_the_rest(dir: &InstanceDir) -> anyhow::Result<()> {
+    let left = Processes::look(dir, None);
+    for (what, pid) in [("VM", left.vm), ("driver", left.driver_server)] {
+        if pid.is_some() {
+            kill(what, pid).await?;
+        }
+    }
     Ok(())
 }
 

@@ -38,7 +38,7 @@ use crate::external::message::{
     BootScriptsResponse, Empty, ForwardGuestAgentResponse, InfoResponse, SetConfig, Text, method,
 };
 use crate::files::disk_files;
-use crate::process::{KILL_LIMIT, Target, connect_within, descend};
+use crate::process::{KILL_LIMIT, Target, connect_within};
 use crate::programs;
 use life::Life;
 use process::{Server, TERMINATE_LIMIT};
@@ -493,13 +493,13 @@ impl Driver for ExternalDriver {
             }),
             Rung::new("SIGKILL", KILL_LIMIT, async { server.signal(Signal::Kill) }),
         ];
-        let program = self.driver.path.display().to_string();
-        descend(&program, Target::Child(&server.child), &ladder, rungs).await?;
+        let program = &self.driver.path;
+        process::descend(program, Target::Child(&server.child), &ladder, rungs).await?;
         server.disconnect().await;
         if let Some(life) = &life {
             life.end().await;
         }
-        process::end_vm(vm, &self.driver.path).await?;
+        process::end_vm(vm, program).await?;
         process::clear(dir, name)
     }
 

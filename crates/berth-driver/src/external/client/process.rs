@@ -10,7 +10,7 @@ use berth_instance::dir::InstanceDir;
 use berth_process::adopt::Adopted;
 use berth_process::exit::{Signal, gone};
 use berth_process::identity::ProcessIdentity;
-use berth_process::ladder::Rung;
+use berth_process::ladder::{self, Rung};
 use berth_process::pidfile;
 use berth_process::spawn::{Child, Spec};
 use tokio_util::sync::CancellationToken;
@@ -206,7 +206,29 @@ pub(super) async fn end(
         }),
         Rung::new("SIGKILL", KILL_LIMIT, async { target.signal(Signal::Kill) }),
     ];
-    process::descend(&program.display().to_string(), target, steps, rungs).await
+    descend(program, target, steps, rungs).await
+}
+
+/// Goes down the ladder, and tells of it to developers only: that a VM is gone is told by its stream.
+pub(super) async fn descend(
+    program: &Path,
+    target: Target<'_>,
+    steps: &StopLadder,
+    rungs: Vec<Rung<'_>>,
+) -> Result<(), DriverError> {
+    match ladder::descend(target.exit(), steps.hurry.clone(), rungs).await {
+        Ok(landing) => {
+            for why in &landing.failures {
+                tracing::warn!(why, "A step of stopping the external driver failed.");
+            }
+            tracing::debug!(step = landing.rung, exit = %landing.exit, "The external driver has ended.");
+            Ok(())
+        }
+        Err(error) => Err(DriverError::Program {
+            program: program.display().to_string(),
+            why: error.to_string(),
+        }),
+    }
 }
 
 /// Ends a server that serves the instance already: it was left by an agent that was killed, or by Lima's command line. Its pid is
