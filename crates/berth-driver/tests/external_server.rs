@@ -70,7 +70,7 @@ struct ToyDriver {
 fn toy_driver(toy: &Arc<Toy>, context: &DriverContext) -> ToyDriver {
     let mut config = Config::clone(&context.config);
     config.mount_type = Some(MountType::NineP);
-    config.video.vnc.display = "127.0.0.1:0".to_owned();
+    config.video.vnc.display = String::from("127.0.0.1:0");
     toy.note(format!(
         "made for {} with {} CPUs",
         context.name, config.cpus
