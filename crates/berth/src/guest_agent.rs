@@ -108,7 +108,9 @@ pub(crate) fn find_limas(
 ) -> Result<PathBuf, GuestAgentError> {
     // The driver may have been found through a link.
     let driver = driver.and_then(|driver| driver.canonicalize().ok());
-    let of_driver = driver.as_deref().and_then(|driver| driver.ancestors().nth(3));
+    let of_driver = driver
+        .as_deref()
+        .and_then(|driver| driver.ancestors().nth(3));
     let prefixes = of_driver.into_iter().chain(exe.ancestors().nth(2));
     let name = format!("{LIMAS}.Linux-{}", arch_word(config.arch));
     let paths: Vec<_> = prefixes

@@ -21,7 +21,7 @@ pub(super) struct Vm {
     dir: InstanceDir,
     /// Cancelled when the VM is gone.
     pub(super) over: CancellationToken,
-    /// Set when somebody has no time.
+    /// Never told: a client that is in a hurry ends this process.
     hurry: watch::Sender<bool>,
 }
 
