@@ -1,7 +1,7 @@
 //! Serving a driver of berth to whoever speaks Lima's contract: Lima's command line, Lima's host agent, or berth.
 //!
 //! One process for each instance, as long as its client wants it. The VM lives on the stream of `Start`, as Lima's do: when the
-//! client goes, the VM is stopped, in order if that takes less than [`PATIENCE`].
+//! client goes, the VM is stopped, in order if that takes less than eight seconds.
 
 mod agent_socket;
 mod configure;
