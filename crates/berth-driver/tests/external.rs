@@ -505,12 +505,12 @@ async fn an_orphan_is_ended_by_its_identity() {
     let fake = Fake::new("leaves_vm");
     let driver = fake.opened().await;
     let vm = driver.start().await.unwrap();
-    stop_orphan("mine", &fake.instance.dir, &vm.identity, &patient())
+    stop_orphan("mine", &fake.instance.dir, &vm.identity, &patient(), &[])
         .await
         .unwrap();
     fake.assert_gone();
     // Again: there is nothing left to end.
-    stop_orphan("mine", &fake.instance.dir, &vm.identity, &patient())
+    stop_orphan("mine", &fake.instance.dir, &vm.identity, &patient(), &[])
         .await
         .unwrap();
 }

@@ -145,7 +145,7 @@ impl Scene {
     }
 
     /// The driver, as `berth start` makes it.
-    fn driver(&self) -> Box<dyn Driver> {
+    async fn driver(&self) -> Box<dyn Driver> {
         let options = self.options();
         let dir = InstanceDir::new(self.at("lima/engine"));
         let context = ResolveContext {
@@ -154,7 +154,7 @@ impl Scene {
             instance_dir: dir.path(),
             lima_home: options.home.path(),
             created_by: LimaVersion::current(),
-            external_drivers: &[],
+            external_drivers: berth_config::resolve::ExternalDrivers::default(),
         };
         let sources = Sources::read(options.home.path(), &dir.lima_yaml()).unwrap();
         let config = resolve(&sources, &context).unwrap().config;
@@ -165,7 +165,9 @@ impl Scene {
             platform: Arc::clone(&options.platform),
             env: Arc::clone(&options.env),
         };
-        berth_driver::create_driver(context, &options.cache_dir).unwrap()
+        let external = &options.external_drivers;
+        let driver = berth_driver::create_driver(context, &options.cache_dir, external);
+        driver.await.unwrap()
     }
 
     fn options(&self) -> ServeOptions {
@@ -355,7 +357,7 @@ fn krunkit() {
 fn wsl2_through_wsl_exe() {
     let scene = Scene::windows();
     on_one_thread(async {
-        let driver = scene.driver();
+        let driver = scene.driver().await;
         driver.prepare_disk().await.unwrap();
         let carrier = format!("hvsock:{}", driver.info().vsock_port);
         let boots = scene.at("lima/engine/ext4.vhdx.berth-guest/upper/var/booted");
