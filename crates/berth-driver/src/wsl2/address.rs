@@ -129,6 +129,9 @@ mod tests {
     #[test]
     fn own_addresses_are_known() {
         assert!(is_ours(Ipv4Addr::LOCALHOST));
-        assert!(!is_ours(Ipv4Addr::new(192, 0, 2, 1)), "for documentation");
+        assert!(
+            !is_ours(Ipv4Addr::new(198, 51, 100, 1)),
+            "for documentation"
+        );
     }
 }

@@ -66,7 +66,7 @@ pub(super) async fn holds_system(wsl: &Wsl, dir: &InstanceDir) -> Result<bool, D
 }
 
 /// Names are the Windows user's, and not `LIMA_HOME`'s.
-pub(super) fn require_ours(wsl: &Wsl, dir: &InstanceDir) -> Result<(), DriverError> {
+fn require_ours(wsl: &Wsl, dir: &InstanceDir) -> Result<(), DriverError> {
     if vhdx(dir).exists() {
         return Ok(());
     }
@@ -131,7 +131,7 @@ async fn clear(wsl: &Wsl, dir: &InstanceDir, state: State) -> Result<(), DriverE
 }
 
 /// Removes the distribution, if there is one: registration and disk.
-async fn unregister(wsl: &Wsl) -> Result<(), DriverError> {
+pub(super) async fn unregister(wsl: &Wsl) -> Result<(), DriverError> {
     let name = wsl.distribution();
     if wsl.state().await? == State::Absent {
         return Ok(());
@@ -152,21 +152,6 @@ async fn unregister(wsl: &Wsl) -> Result<(), DriverError> {
         program: format!("wsl.exe --unregister {name}"),
         why: "it says that it has removed the distribution, which is not so".to_owned(),
     })
-}
-
-/// Removes the distribution of an instance that is to be deleted, unless it is another's.
-pub(super) async fn delete(wsl: &Wsl, dir: &InstanceDir) -> Result<(), DriverError> {
-    let state = wsl.state().await?;
-    if state == State::Absent {
-        return Ok(());
-    }
-    if !unfinished(dir).exists()
-        && let Err(error) = require_ours(wsl, dir)
-    {
-        tracing::warn!(%error, "The distribution is left alone.");
-        return Ok(());
-    }
-    unregister(wsl).await
 }
 
 /// Refuses what is certainly no archive, whatever its name says: WSL's own words for it are of no help.

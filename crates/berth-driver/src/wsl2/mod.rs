@@ -232,7 +232,7 @@ impl Driver for Wsl2Driver {
     }
 }
 
-/// Whether a directory is that of a distribution, whatever its configuration says now.
+/// Whether a directory is that of a distribution, whole or half imported, whatever its configuration says now.
 pub(crate) fn has_distribution(dir: &InstanceDir) -> bool {
     import::vhdx(dir).exists() || import::unfinished(dir).exists()
 }
@@ -253,7 +253,7 @@ pub(crate) async fn end(dir: &InstanceDir, env: &[(String, String)]) -> Result<(
     stop::end(&Wsl::find(distribution(dir), env)?, dir).await
 }
 
-/// Removes the distribution.
+/// Removes the distribution that a directory has.
 pub(crate) async fn delete(dir: &InstanceDir, env: &[(String, String)]) -> Result<(), DriverError> {
-    import::delete(&Wsl::find(distribution(dir), env)?, dir).await
+    import::unregister(&Wsl::find(distribution(dir), env)?).await
 }

@@ -67,7 +67,10 @@ async fn delete(name: &str, force: bool, context: &Context, host: &Host) -> anyh
     } else {
         halt::unlock_disks(&host.home, &dir)?;
     }
-    berth_driver::forget(&dir, context.env.pairs()).await?;
+    match berth_driver::forget(&dir, context.env.pairs()).await {
+        Err(error) if force => tracing::warn!("{:#}", anyhow::Error::from(error)),
+        forgotten => forgotten?,
+    }
     remove(&dir)?;
     tracing::info!("Deleted {:?} ({})", name.as_str(), dir.path().display());
     Ok(())
