@@ -144,13 +144,18 @@ class Vm:
         if unlink and os.path.exists(path):
             os.unlink(path)
         listener = socket.socket(socket.AF_UNIX)
+        fresh = path + ".new"
         try:
-            listener.bind(path)
+            if os.path.lexists(path):
+                raise FileExistsError("address already in use")
+            # It is there when it listens: nobody can come between.
+            listener.bind(fresh)
+            listener.listen(64)
+            os.rename(fresh, path)
         except OSError as why:
             # vfkit goes on.
             sys.stderr.write("level=warning msg=\"error exposing %s: %s\"\n" % (path, why))
             return
-        listener.listen(64)
 
         def accept():
             while True:

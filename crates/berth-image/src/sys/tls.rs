@@ -4,15 +4,38 @@
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use rustls::crypto::KeyProvider;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use rustls::{pki_types::PrivateKeyDer, sign::SigningKey};
 
 /// The provider, or what this CPU lacks for it.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) fn provider() -> Result<Arc<CryptoProvider>, String> {
     let missing = missing_cpu_features();
     if missing.is_empty() {
-        Ok(Arc::new(rustls_graviola::default_provider()))
+        Ok(Arc::new(CryptoProvider {
+            // No download needs a key of ours, and all that signs with one is a tenth of the whole.
+            key_provider: &NoKeys,
+            ..rustls_graviola::default_provider()
+        }))
     } else {
         Err(missing.join(", "))
+    }
+}
+
+/// Whoever asks for a certificate of ours gets none.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[derive(Debug)]
+struct NoKeys;
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+impl KeyProvider for NoKeys {
+    fn load_private_key(
+        &self,
+        _key: PrivateKeyDer<'static>,
+    ) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General("there are no keys here".to_owned()))
     }
 }
 
