@@ -13,6 +13,7 @@ mod process;
 mod programs;
 pub mod qemu;
 mod sys;
+mod tasks;
 #[cfg(test)]
 mod testing;
 pub mod vz;

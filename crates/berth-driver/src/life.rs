@@ -4,15 +4,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_process::spawn::Child;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+
+use crate::tasks::Tasks;
 
 /// What was begun, noted at once, so that a stop finds it however far a start got.
 #[derive(Debug, Default)]
 pub(crate) struct Life {
     parts: Mutex<Parts>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Tasks,
 }
 
 #[derive(Debug, Default)]
@@ -54,28 +53,7 @@ impl Life {
         self.parts().ssh
     }
 
-    pub(crate) fn tasks(&self) -> &TaskTracker {
+    pub(crate) fn tasks(&self) -> &Tasks {
         &self.tasks
-    }
-
-    /// Runs a task that ends with this life.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let cancel = self.cancel.clone();
-        self.tasks.spawn(async move {
-            cancel.run_until_cancelled(task).await;
-        });
-    }
-
-    /// Ends the tasks, and waits for them.
-    pub(crate) async fn end_tasks(&self) {
-        self.cancel.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        self.cancel.cancel();
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn hang(
     life: &Life,
 ) -> io::Result<()> {
     let listener = LocalListener::bind(socket)?;
-    life.spawn(async move {
+    life.tasks().spawn(async move {
         loop {
             let told = |error| tracing::warn!(%error, "The guest agent's bell is out of order.");
             drop(accept::next(|| listener.accept(), told).await);

@@ -284,7 +284,7 @@ impl Driver for KitDriver {
     async fn stop(&self, ladder: StopLadder) -> Result<(), DriverError> {
         let life = self.life();
         let stopped = stop::stop(self.flavour, &self.context.dir, &life, &ladder).await;
-        life.end_tasks().await;
+        life.tasks().end().await;
         stopped
     }
 

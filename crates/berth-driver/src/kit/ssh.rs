@@ -27,7 +27,7 @@ pub(super) fn listen(
 ) -> Result<SocketAddr, DriverError> {
     let (listener, address) = bind(port)?;
     let weak = Arc::downgrade(life);
-    life.spawn(async move {
+    life.tasks().spawn(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         // Closed never.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
@@ -35,7 +35,7 @@ pub(super) fn listen(
             let (near, _) = accept::next(|| listener.accept(), told).await;
             let Some(life) = weak.upgrade() else { return };
             let socket = socket.clone();
-            life.spawn(async move {
+            life.tasks().spawn(async move {
                 let _place = place;
                 if let Err(error) = relay(near, &socket).await {
                     tracing::debug!(error, "A connection to the guest's sshd has ended.");

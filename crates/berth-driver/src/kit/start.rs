@@ -54,7 +54,7 @@ impl Task<'_> {
         self.wait_until_running(&vm, &mut watch).await?;
         Ok(RunningVm {
             identity: vm.identity().clone(),
-            exit: watch_exit(&vm, life.tasks()),
+            exit: watch_exit(&vm, life.tasks().tracker()),
             events,
         })
     }

@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_process::spawn::Child;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::error::DriverError;
 use crate::qemu::qmp::Qmp;
+use crate::tasks::Tasks;
 
 /// Filled step by step during a start, so that a stop finds whatever was begun.
 #[derive(Debug, Default)]
@@ -17,8 +16,7 @@ pub(super) struct Life {
     parts: Mutex<Parts>,
     /// What of it ended before the VM did.
     troubles: watch::Sender<Vec<String>>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Tasks,
 }
 
 #[derive(Debug, Default)]
@@ -107,24 +105,7 @@ impl Life {
         })
     }
 
-    pub(super) fn tasks(&self) -> &TaskTracker {
+    pub(super) fn tasks(&self) -> &Tasks {
         &self.tasks
-    }
-
-    pub(super) fn cancellation(&self) -> CancellationToken {
-        self.cancel.clone()
-    }
-
-    /// Ends the tasks, and waits for them.
-    pub(super) async fn end_tasks(&self) {
-        self.cancel.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        self.cancel.cancel();
     }
 }

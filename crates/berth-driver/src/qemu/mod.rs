@@ -344,7 +344,7 @@ impl Driver for QemuDriver {
         let life = self.life();
         let stopped = stop::stop(&self.context.dir, &life, &ladder).await;
         if stopped.is_ok() {
-            life.end_tasks().await;
+            life.tasks().end().await;
         }
         stopped
     }

@@ -69,7 +69,7 @@ pub(super) async fn start(
     life.note_monitor(monitor);
     Ok(RunningVm {
         identity: vm.identity().clone(),
-        exit: watch_exit(&vm, life.tasks()),
+        exit: watch_exit(&vm, life.tasks().tracker()),
         events,
     })
 }
@@ -121,12 +121,17 @@ async fn open_monitor(
         let stream = connect_when_there(&socket, watch)
             .await
             .map_err(DriverError::io("connect to", &socket))?;
-        Qmp::open(stream, socket.clone(), life.tasks(), life.cancellation())
-            .await
-            .map_err(|why| DriverError::Monitor {
-                command: "qmp_capabilities".to_owned(),
-                why,
-            })
+        Qmp::open(
+            stream,
+            socket.clone(),
+            life.tasks().tracker(),
+            life.tasks().cancellation(),
+        )
+        .await
+        .map_err(|why| DriverError::Monitor {
+            command: "qmp_capabilities".to_owned(),
+            why,
+        })
     };
     let mut exit = vm.exit();
     let died = |exit: Exit| DriverError::Died {

@@ -241,7 +241,7 @@ pub(super) fn watch(
     let mut exit = daemon.exit();
     // Weak: the last strong one ends the process when nobody wants it any more.
     let daemon = Arc::downgrade(daemon);
-    life.tasks().spawn(async move {
+    life.tasks().tracker().spawn(async move {
         let ended = gone(&mut exit).await;
         // The end of the VM is the end of its servers, and may be seen after theirs.
         if tokio::time::timeout(VM_IS_DYING, gone(&mut vm)).await.is_ok() {

@@ -223,7 +223,7 @@ impl Driver for Wsl2Driver {
             Err(error) => Err(error),
         };
         self.agent.forget();
-        life.end_tasks().await;
+        life.tasks().end().await;
         stopped
     }
 

@@ -70,13 +70,13 @@ impl Task<'_> {
         let (tell, events) = broadcast::channel(EVENTS);
         // Nobody waits for it yet but whoever gets these events.
         let _ = tell.send(VmEvent::AgentPort { open: true });
-        life.spawn(async move {
+        life.tasks().spawn(async move {
             std::future::pending::<()>().await;
             drop(tell);
         });
         Ok(RunningVm {
             identity: vm.identity().clone(),
-            exit: watch_exit(&vm, life.tasks()),
+            exit: watch_exit(&vm, life.tasks().tracker()),
             events,
         })
     }

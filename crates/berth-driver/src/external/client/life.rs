@@ -8,8 +8,6 @@ use berth_process::exit::gone;
 use berth_process::identity::ProcessIdentity;
 use berth_process::spawn::Child;
 use tokio::sync::{broadcast, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::process::{Server, vm_of};
 use super::{Ask, MAX_TEXT, shown};
@@ -17,6 +15,7 @@ use crate::driver::{VmEvent, VmExit};
 use crate::error::DriverError;
 use crate::external::message::{Empty, StartResponse, method};
 use crate::files::remove_all;
+use crate::tasks::Tasks;
 
 /// What is known of the VM.
 #[derive(Debug)]
@@ -25,8 +24,7 @@ pub(super) struct Life {
     /// Nothing comes from it; it is open for as long as the VM may live.
     events: broadcast::Sender<VmEvent>,
     vm: Mutex<Option<ProcessIdentity>>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Tasks,
 }
 
 impl Life {
@@ -35,8 +33,7 @@ impl Life {
             tell: Arc::new(watch::channel(None).0),
             events: broadcast::channel(1).0,
             vm: Mutex::default(),
-            tasks: TaskTracker::new(),
-            cancel: CancellationToken::new(),
+            tasks: Tasks::default(),
         }
     }
 
@@ -81,9 +78,9 @@ impl Life {
             Ok((answers, Some(Ok(_)))) => answers,
         };
         self.vm(ask.server, dir, &ask.driver.name);
-        let (tell, cancel) = (Arc::clone(&self.tell), self.cancel.clone());
+        let (tell, cancel) = (Arc::clone(&self.tell), self.tasks.cancellation());
         let child = Arc::clone(&ask.server.child);
-        self.tasks.spawn(async move {
+        self.tasks.tracker().spawn(async move {
             let end = cancel.run_until_cancelled(follow(answers, &child)).await;
             tell.send_replace(Some(
                 end.unwrap_or_else(|| lost("berth let go of it", &child)),
@@ -94,10 +91,10 @@ impl Life {
 
     /// Shows the VM's window, which takes as long as the VM runs.
     pub(super) fn show_window(&self, server: &Server) {
-        let (client, cancel) = (server.client.clone(), self.cancel.clone());
+        let client = server.client.clone();
         self.tasks.spawn(async move {
             let window = client.unary::<Empty>(method("RunGUI"), &Empty {}, None);
-            if let Some(Err(error)) = cancel.run_until_cancelled(window).await {
+            if let Err(error) = window.await {
                 tracing::warn!(%error, "The VM has no window.");
             }
         });
@@ -125,15 +122,7 @@ impl Life {
 
     /// Ends what follows the VM, and waits for it.
     pub(super) async fn end(&self) {
-        self.cancel.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        self.cancel.cancel();
+        self.tasks.end().await;
     }
 }
 

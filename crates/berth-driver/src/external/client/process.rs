@@ -13,8 +13,6 @@ use berth_process::identity::ProcessIdentity;
 use berth_process::ladder::{self, Rung};
 use berth_process::pidfile;
 use berth_process::spawn::{Child, Spec};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::driver::StopLadder;
 use crate::error::DriverError;
@@ -24,6 +22,7 @@ use crate::external::message::method;
 use crate::files::remove_all;
 use crate::process::{self, KILL_LIMIT, Target, connect_when_there, not_started};
 use crate::sys::{self, DirectoryWatch, LocalStream};
+use crate::tasks::Tasks;
 
 /// Lima's drivers log every call; the older part is cut.
 const STDERR_MAX: u64 = 1 << 20;
@@ -39,8 +38,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Server {
     pub(super) child: Arc<Child>,
     pub(super) client: Client,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
+    tasks: Tasks,
     _leash: Leash,
 }
 
@@ -76,11 +74,12 @@ impl Server {
             driver,
             dir,
         };
-        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let tasks = Tasks::default();
         let connecting = async {
             let stream = begun.connect(&socket, &mut watch, limit).await?;
             let greeting = method("the HTTP/2 preface");
-            let client = Client::begin(stream, greeting, Limit::Mib16, &tasks, cancel.clone());
+            let (tracker, cancel) = (tasks.tracker(), tasks.cancellation());
+            let client = Client::begin(stream, greeting, Limit::Mib16, tracker, cancel);
             client.await.map_err(|why| begun.fault(why.to_string()))
         };
         match connecting.await {
@@ -88,7 +87,6 @@ impl Server {
                 child,
                 client,
                 tasks,
-                cancel,
                 _leash: leash,
             }),
             Err(error) => {
@@ -115,15 +113,7 @@ impl Server {
 
     /// Lets go of the connection and what runs on it; the server then counts this client as gone.
     pub(super) async fn disconnect(&self) {
-        self.cancel.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.cancel.cancel();
+        self.tasks.end().await;
     }
 }
 
