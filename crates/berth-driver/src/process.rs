@@ -8,7 +8,7 @@ use berth_image::error::with_causes;
 use berth_process::adopt::Adopted;
 use berth_process::exit::{Exit, Signal, gone};
 use berth_process::identity::ProcessIdentity;
-use berth_process::ladder::{self, Rung};
+use berth_process::ladder::{self, Landing, Rung};
 use berth_process::spawn::{Child, SpawnError};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -144,24 +144,33 @@ where
     }
 }
 
-/// Goes down the ladder, and tells what happened on the way.
+/// Ends a VM by going down the ladder.
 pub(crate) async fn descend(
     program: &str,
     target: Target<'_>,
     steps: &StopLadder,
     rungs: Vec<Rung<'_>>,
 ) -> Result<(), DriverError> {
-    match ladder::descend(target.exit(), steps.hurry.clone(), rungs).await {
-        Ok(landing) => {
-            for why in &landing.failures {
-                tracing::warn!(why, "A step of stopping the VM failed.");
-            }
-            tracing::info!(step = landing.rung, exit = %landing.exit, "The VM is gone.");
-            Ok(())
-        }
-        Err(error) => Err(DriverError::Program {
-            program: program.to_owned(),
-            why: error.to_string(),
-        }),
+    let landing = land("the VM", program, target, steps, rungs).await?;
+    tracing::info!(step = landing.rung, exit = %landing.exit, "The VM is gone.");
+    Ok(())
+}
+
+/// Goes down the ladder, and tells of steps that failed; `what` ends by it.
+pub(crate) async fn land(
+    what: &str,
+    program: &str,
+    target: Target<'_>,
+    steps: &StopLadder,
+    rungs: Vec<Rung<'_>>,
+) -> Result<Landing, DriverError> {
+    let landing = ladder::descend(target.exit(), steps.hurry.clone(), rungs).await;
+    let landing = landing.map_err(|error| DriverError::Program {
+        program: program.to_owned(),
+        why: error.to_string(),
+    })?;
+    for why in &landing.failures {
+        tracing::warn!(why, "A step of stopping {what} failed.");
     }
+    Ok(landing)
 }

@@ -10,7 +10,7 @@ use berth_instance::dir::InstanceDir;
 use berth_process::adopt::Adopted;
 use berth_process::exit::{Signal, gone};
 use berth_process::identity::ProcessIdentity;
-use berth_process::ladder::{self, Rung};
+use berth_process::ladder::Rung;
 use berth_process::pidfile;
 use berth_process::spawn::{Child, Spec};
 
@@ -20,7 +20,7 @@ use crate::external::discovery::Found;
 use crate::external::files;
 use crate::external::message::method;
 use crate::files::remove_all;
-use crate::process::{self, KILL_LIMIT, Target, connect_when_there, not_started};
+use crate::process::{self, KILL_LIMIT, Target, connect_when_there, land, not_started};
 use crate::sys::{self, DirectoryWatch, LocalStream};
 use crate::tasks::Tasks;
 
@@ -206,19 +206,10 @@ pub(super) async fn descend(
     steps: &StopLadder,
     rungs: Vec<Rung<'_>>,
 ) -> Result<(), DriverError> {
-    match ladder::descend(target.exit(), steps.hurry.clone(), rungs).await {
-        Ok(landing) => {
-            for why in &landing.failures {
-                tracing::warn!(why, "A step of stopping the external driver failed.");
-            }
-            tracing::debug!(step = landing.rung, exit = %landing.exit, "The external driver has ended.");
-            Ok(())
-        }
-        Err(error) => Err(DriverError::Program {
-            program: program.display().to_string(),
-            why: error.to_string(),
-        }),
-    }
+    let name = program.display().to_string();
+    let landing = land("the external driver", &name, target, steps, rungs).await?;
+    tracing::debug!(step = landing.rung, exit = %landing.exit, "The external driver has ended.");
+    Ok(())
 }
 
 /// Ends a server that serves the instance already: it was left by an agent that was killed, or by Lima's command line. Its pid is

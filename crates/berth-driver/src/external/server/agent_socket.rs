@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use berth_instance::dir::InstanceDir;
+use berth_relay::accept;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -44,13 +45,9 @@ async fn serve(listener: LocalListener, vm: &Arc<Vm>, tasks: &TaskTracker) {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "Nobody can reach the guest agent any more.");
-                return;
-            }
-        };
+        let told =
+            |error| tracing::warn!(%error, "A connection to the guest agent was not accepted.");
+        let stream = accept::next(|| listener.accept(), told).await;
         let (over, driver) = (vm.over.clone(), Arc::clone(&vm.driver));
         tasks.spawn(async move {
             over.run_until_cancelled(carry(stream, driver.as_ref()))
@@ -63,7 +60,7 @@ async fn serve(listener: LocalListener, vm: &Arc<Vm>, tasks: &TaskTracker) {
 async fn carry(mut here: LocalStream, driver: &dyn Driver) {
     match driver.guest_agent_conn().await {
         Ok(Some(mut there)) => {
-            // How a connection ends is between the two ends.
+            // How a connection ends is between the two ends. Not `berth_relay::join`: local streams are no sockets everywhere.
             let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
         }
         Ok(None) => tracing::warn!("The driver has no way to the guest agent."),

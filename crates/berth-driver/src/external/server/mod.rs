@@ -16,6 +16,7 @@ use std::time::Duration;
 use berth_config::model::VmType;
 use berth_config::platform::HostPlatform;
 use berth_instance::dir::InstanceDir;
+use berth_relay::accept;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -88,24 +89,16 @@ pub async fn serve(options: ServerOptions, stop: CancellationToken) -> Result<()
     let (connections, closing) = (TaskTracker::new(), CancellationToken::new());
     let accepting = async {
         loop {
-            match listener.accept().await {
-                Ok(stream) => {
-                    let serving = Arc::clone(&service);
-                    let (calls, closing) = (connections.clone(), closing.clone());
-                    connections.spawn(async move {
-                        if let Err(error) =
-                            berth_grpc::server::serve(stream, serving, &calls, closing).await
-                        {
-                            tracing::warn!(%error, "A connection broke.");
-                        }
-                    });
+            let told = |error| tracing::warn!(%error, "A connection was not accepted.");
+            let stream = accept::next(|| listener.accept(), told).await;
+            let serving = Arc::clone(&service);
+            let (calls, closing) = (connections.clone(), closing.clone());
+            connections.spawn(async move {
+                let served = berth_grpc::server::serve(stream, serving, &calls, closing);
+                if let Err(error) = served.await {
+                    tracing::warn!(%error, "A connection broke.");
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "Cannot accept a connection.");
-                    // Out of descriptors, and nothing tells when there are some again.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+            });
         }
     };
     let () = stop
