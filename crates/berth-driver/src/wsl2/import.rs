@@ -24,7 +24,7 @@ pub(super) fn vhdx(dir: &InstanceDir) -> PathBuf {
 }
 
 /// There while an import is under way, or when one was cut off.
-pub(super) fn unfinished(dir: &InstanceDir) -> PathBuf {
+fn unfinished(dir: &InstanceDir) -> PathBuf {
     dir.path().join("wsl2.import")
 }
 
@@ -125,6 +125,8 @@ async fn require_imported(wsl: &Wsl, dir: &InstanceDir) -> Result<(), DriverErro
 /// Removes what a cut-off import has left.
 async fn clear(wsl: &Wsl, dir: &InstanceDir, state: State) -> Result<(), DriverError> {
     if state != State::Absent {
+        // Somebody may have taken the name while ours was cut off: what has no disk here is not ours to remove.
+        require_ours(wsl, dir)?;
         unregister(wsl).await?;
     }
     remove_all([vhdx(dir), unfinished(dir)])

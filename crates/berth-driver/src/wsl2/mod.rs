@@ -234,7 +234,8 @@ impl Driver for Wsl2Driver {
 
 /// Whether a directory is that of a distribution, whole or half imported, whatever its configuration says now.
 pub(crate) fn has_distribution(dir: &InstanceDir) -> bool {
-    import::vhdx(dir).exists() || import::unfinished(dir).exists()
+    // Not an import that was begun: a name alone may be somebody else's by now.
+    import::vhdx(dir).exists()
 }
 
 /// Ends a distribution whose agent is gone.

@@ -58,6 +58,20 @@ async fn a_distribution_of_somebody_else_is_left_alone() {
     assert_eq!(fake.state(), "Stopped", "still registered");
 }
 
+/// Between an import that was cut off and the next attempt, another LIMA_HOME may take the name.
+#[tokio::test]
+async fn nor_is_one_removed_for_the_half_that_is_left_here() {
+    let fake = Fake::imported("obeys").await;
+    fs::remove_file(fake.vhdx()).unwrap();
+    fs::write(fake.instance.dir.path().join("wsl2.import"), "").unwrap();
+    let error = fake.driver.prepare_disk().await.unwrap_err().to_string();
+    assert!(error.contains("belongs to another LIMA_HOME"), "{error}");
+    forget(&fake.instance.dir, &fake.env).await.unwrap();
+    assert_eq!(fake.state(), "Stopped", "still registered");
+    let removed = |order: &String| order.starts_with("--unregister");
+    assert!(!fake.orders().iter().any(removed));
+}
+
 #[tokio::test]
 async fn a_disk_without_registration_is_not_overwritten() {
     let fake = Fake::new("obeys");
