@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use berth_config::model::Config;
 use berth_instance::dir::InstanceDir;
 use berth_process::identity::ProcessIdentity;
-use tokio::io::{AsyncRead, AsyncWrite};
+pub use berth_relay::Carrier;
 use tokio::sync::{broadcast, watch};
 
 use crate::error::DriverError;
@@ -106,10 +106,6 @@ pub struct VmExit {
     pub stderr_tail: String,
 }
 
-/// A byte stream to the guest agent.
-pub trait AgentStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> AgentStream for T {}
-
 /// How far [`Driver::stop`] goes, and how long each rung lasts.
 #[derive(Debug, Clone)]
 pub struct StopLadder {
@@ -186,7 +182,7 @@ pub trait Driver: Send + Sync {
     async fn ssh_address(&self, port: SshPort) -> Result<SocketAddr, DriverError>;
 
     /// Connects to the guest agent over the driver's own carrier. `None`: there is none, use SSH.
-    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn AgentStream>>, DriverError>;
+    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn Carrier>>, DriverError>;
 
     /// Whether Lima's guest agent must be reached through an SSH-forwarded socket.
     fn forward_guest_agent(&self) -> bool {

@@ -14,8 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use berth_config::model::{Config, MountType, VmType};
 use berth_driver::driver::{
-    AgentStream, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm, SnapshotAction,
-    SshPort, StopLadder, VmExit,
+    Carrier, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm, SnapshotAction, SshPort,
+    StopLadder, VmExit,
 };
 use berth_driver::error::DriverError;
 use berth_driver::external::server::{ServerOptions, serve};
@@ -128,7 +128,7 @@ impl Driver for ToyDriver {
         Ok(([127, 0, 0, 3], 22).into())
     }
     /// Says hello, then what it hears.
-    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn AgentStream>>, DriverError> {
+    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn Carrier>>, DriverError> {
         let (near, mut far) = tokio::io::duplex(64);
         TaskTracker::new().spawn(async move {
             far.write_all(b"hello ").await.unwrap();

@@ -245,7 +245,7 @@ struct DriverConnector(Arc<dyn Driver>);
 impl Connector for DriverConnector {
     async fn connect(&self) -> io::Result<Box<dyn Carrier>> {
         match self.0.guest_agent_conn().await {
-            Ok(Some(stream)) => Ok(Box::new(stream)),
+            Ok(Some(stream)) => Ok(stream),
             Ok(None) => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "the driver has no carrier to the guest agent",

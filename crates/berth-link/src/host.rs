@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::io::{AsyncRead, AsyncWrite};
+pub use berth_relay::Carrier;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -40,10 +40,6 @@ pub const MAX_REQUESTS: usize = 32;
 
 /// Events that may wait in the channel to their reader; what does not fit waits, bounded, in the owner.
 const EVENT_CHANNEL: usize = 16;
-
-/// A byte stream to the guest.
-pub trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Carrier for T {}
 
 /// The way to the guest's port.
 #[async_trait]

@@ -12,13 +12,14 @@
 //! | `driver`, `inbox`, `outbox` | the carrier, bytes from it, frames on their way into it |
 //! | `table` | the rules: which frame may come when, and what follows from it |
 //! | `receive`, `send` | the halves of a stream: windows; urgent frames and turns |
-//! | `chunk` | buffers |
+//! | `chunk`, `piped` | buffers; frames whose payloads are in pipes |
 //! | `stream` | what a stream's user holds |
 
 mod chunk;
 mod driver;
 mod inbox;
 mod outbox;
+mod piped;
 mod receive;
 mod send;
 mod stream;
@@ -27,6 +28,7 @@ mod table;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use berth_relay::Carrier;
 use tokio_util::sync::CancellationToken;
 
 use crate::flow::FlowHeader;
@@ -96,14 +98,16 @@ pub enum OpenError {
 }
 
 /// Starts a session on `io`, whose greetings are done. `inbox` holds what was read behind them.
-pub fn new<S>(
+pub fn new<S: Carrier>(
     io: S,
     inbox: Inbox,
     side: Side,
     session: SessionId,
     limits: Limits,
 ) -> (Mux, Incoming, Driver<S>) {
-    let shared = Shared(Arc::new(Mutex::new(Table::new(side, limits))));
+    // Elsewhere there are none.
+    let pipes = cfg!(target_os = "linux") && io.socket().is_some();
+    let shared = Shared(Arc::new(Mutex::new(Table::new(side, limits, pipes))));
     let driver = Driver::new(io, inbox, side, session, shared.clone());
     let mux = Mux {
         shared: shared.clone(),

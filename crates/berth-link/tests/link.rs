@@ -10,15 +10,16 @@ use std::time::Duration;
 use berth_link::event::{GuestEvent, Refusal, Request, Stage, StepOutcome, StepReport};
 use berth_link::flow::{FlowHeader, FlowKind};
 use berth_link::guest::{Arrival, Board, serve_carrier};
+use berth_link::host::Carrier;
 use berth_link::host::{LinkError, LinkState};
 use support::{Host, Noted, board, within};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 /// Serves `io` in the background until the returned token is cancelled.
 fn guest<S>(host: &Host, io: S, board: &Board, arrival: Arrival) -> CancellationToken
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Carrier + 'static,
 {
     let cancel = host.cancel.child_token();
     let (board, stop) = (board.clone(), cancel.clone());

@@ -123,6 +123,12 @@ impl Drop for User {
     }
 }
 
+/// Whether there is anybody who may want buffers, or pipes.
+#[cfg(target_os = "linux")]
+pub(crate) fn has_users() -> bool {
+    pool().users > 0
+}
+
 /// Bytes on their way from one side to the other.
 #[derive(Debug)]
 pub(crate) struct Buffer {

@@ -6,6 +6,8 @@
 //! | [`mod@join`] | one connection: bytes both ways, half-close, reset, back-pressure |
 //! | [`local`] | the socket on this side, TCP or unix |
 //! | [`remote`] | the stream to the other end |
+//! | [`carrier`] | what carries everything between the two agents |
+//! | [`Pipe`] | moving bytes between sockets without a copy in this process |
 //! | [`tally`] | what went through, for whoever shows it |
 //! | [`accept`] | taking connections, whatever happens |
 //! | [`udp`] | flows of datagrams, one stream for each client |
@@ -13,6 +15,7 @@
 
 pub mod accept;
 mod buffers;
+pub mod carrier;
 pub mod join;
 pub mod local;
 pub mod remote;
@@ -20,7 +23,10 @@ mod sys;
 pub mod tally;
 pub mod udp;
 
+pub use carrier::Carrier;
 pub use join::{RelayError, join, join_sockets};
 pub use local::LocalSocket;
+pub use local::registered::Registered;
 pub use remote::{Copied, RemoteStream};
+pub use sys::Pipe;
 pub use tally::{Tally, Traffic};

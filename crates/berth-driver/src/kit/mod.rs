@@ -40,7 +40,7 @@ pub use words::Words;
 pub(crate) use words::pair;
 
 use crate::driver::{
-    AgentStream, DefaultNetwork, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm,
+    Carrier, DefaultNetwork, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm,
     SnapshotAction, SshPort, StopLadder,
 };
 use crate::error::DriverError;
@@ -257,7 +257,7 @@ impl Driver for KitDriver {
         Ok(address)
     }
 
-    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn AgentStream>>, DriverError> {
+    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn Carrier>>, DriverError> {
         let stream = connect_within(&self.context.dir.ga_sock(), ANSWER_LIMIT).await?;
         Ok(Some(Box::new(stream)))
     }

@@ -48,7 +48,7 @@ use tokio::sync::watch;
 pub use stop::stop_orphan;
 
 use crate::driver::{
-    AgentStream, DefaultNetwork, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm,
+    Carrier, DefaultNetwork, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm,
     SnapshotAction, SshPort, StopLadder,
 };
 use crate::error::DriverError;
@@ -308,7 +308,7 @@ impl Driver for QemuDriver {
         Ok(address)
     }
 
-    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn AgentStream>>, DriverError> {
+    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn Carrier>>, DriverError> {
         let stream = connect_within(&self.context.dir.ga_link_sock(), qmp::COMMAND_LIMIT).await?;
         Ok(Some(Box::new(stream)))
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use berth_image::digest::sha256_hex;
 use berth_instance::dir::InstanceDir;
 
-use crate::driver::AgentStream;
+use crate::driver::Carrier;
 use crate::error::DriverError;
 use crate::programs;
 use crate::sys;
@@ -135,7 +135,7 @@ impl HvSocket {
     }
 
     /// Connects. There is nearly always one machine; where several are told of, one of an earlier boot is not there any more.
-    pub(super) async fn connect(&self) -> Result<Box<dyn AgentStream>, DriverError> {
+    pub(super) async fn connect(&self) -> Result<Box<dyn Carrier>, DriverError> {
         let known = self.machines().clone();
         let machines = if known.is_empty() {
             self.find().await?
@@ -162,9 +162,9 @@ impl HvSocket {
         })
     }
 
-    async fn connect_to(&self, machine: Guid) -> io::Result<Box<dyn AgentStream>> {
+    async fn connect_to(&self, machine: Guid) -> io::Result<Box<dyn Carrier>> {
         let connecting = async {
-            Ok::<Box<dyn AgentStream>, io::Error>(match &self.sockets {
+            Ok::<Box<dyn Carrier>, io::Error>(match &self.sockets {
                 Sockets::HyperV => {
                     Box::new(sys::connect_hyperv(machine, Guid::of_port(self.port)).await?)
                 }

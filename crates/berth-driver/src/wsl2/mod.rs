@@ -33,7 +33,7 @@ use berth_instance::dir::InstanceDir;
 use berth_process::identity::ProcessIdentity;
 
 use crate::driver::{
-    AgentStream, DefaultNetwork, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm,
+    Carrier, DefaultNetwork, Driver, DriverContext, DriverFeatures, DriverInfo, RunningVm,
     SnapshotAction, SshPort, StopLadder,
 };
 use crate::error::DriverError;
@@ -199,7 +199,7 @@ impl Driver for Wsl2Driver {
         Ok(address)
     }
 
-    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn AgentStream>>, DriverError> {
+    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn Carrier>>, DriverError> {
         self.agent.connect().await.map(Some)
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use berth_relay::Carrier;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +72,7 @@ pub async fn serve_carrier<S, D>(
     cancel: &CancellationToken,
 ) -> SessionEnd
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Carrier,
     D: Duties,
 {
     let mut inbox = Inbox::default();
@@ -115,7 +116,7 @@ async fn await_hello<S>(
     arrival: Arrival,
 ) -> Result<Hello, SessionEnd>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Carrier,
 {
     if arrival == Arrival::Knocking {
         send(io, &Greeting::Knock).await?;
@@ -175,7 +176,7 @@ async fn hold_session<S, D>(
     cancel: &CancellationToken,
 ) -> (SessionEnd, Remains)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Carrier,
     D: Duties,
 {
     let (mux, incoming, mut driver) = mux::new(io, inbox, Side::Guest, hello.session, LIMITS);

@@ -5,11 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use berth_relay::{Carrier, Pipe};
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::outbox::Outbox;
+use super::receive::Piece;
+use super::table::Table;
 use super::{Inbox, Shared, Side};
 use crate::frame::{FrameError, FrameHeader, FrameKind, HEADER_LEN, MAX_PAYLOAD};
 use crate::hello::{GREETING_LEN, Greeting, MAGIC, SessionId};
@@ -38,6 +40,30 @@ pub struct Driver<S> {
     /// Bytes read so far.
     read: u64,
     silence: Option<Silence>,
+    /// The payload that comes in parts.
+    rest: Option<Rest>,
+    /// Nothing is read beyond the next header, because its payload may come through a pipe, as the last one did.
+    by_header: bool,
+}
+
+/// What has not come of a payload.
+#[derive(Debug)]
+struct Rest {
+    stream: u32,
+    left: usize,
+}
+
+impl Rest {
+    /// Hands on what is in the inbox; what is still missing.
+    fn pass_on(mut self, inbox: &mut Inbox, table: &mut Table) -> Option<Self> {
+        let count = inbox.unread().len().min(self.left);
+        if count > 0 {
+            table.on_copied_part(self.stream, &inbox.unread()[..count]);
+            inbox.take(count);
+        }
+        self.left -= count;
+        (self.left > 0).then_some(self)
+    }
 }
 
 /// The clock of an unfinished frame; exists only while the carrier has nothing to read.
@@ -70,6 +96,8 @@ impl<S> Driver<S> {
             flushed: true,
             read: 0,
             silence: None,
+            rest: None,
+            by_header: false,
         }
     }
 
@@ -89,7 +117,7 @@ impl<S> Drop for Driver<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+impl<S: Carrier> Driver<S> {
     /// Runs the session to its end. Must be polled for any stream to move; dropping the future pauses the session.
     pub async fn run(&mut self) -> SessionEnd {
         let end = std::future::poll_fn(|cx| self.poll_run(cx)).await;
@@ -118,7 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Ok(wanted) => wanted,
                 Err(end) => return Poll::Ready(end),
             };
-            match self.inbox.poll_fill(cx, &mut self.io, wanted) {
+            match self.poll_read(cx, wanted) {
                 Poll::Pending => return self.poll_silence(cx),
                 Poll::Ready(Ok(0)) => return Poll::Ready(SessionEnd::HungUp),
                 Poll::Ready(Ok(count)) => self.read += count as u64,
@@ -154,18 +182,72 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return flush.map(Ok);
             }
             self.flushed = false;
-            let count = ready!(self.outbox.poll_write(cx, &mut self.io))?;
-            if count == 0 {
+            let written = ready!(self.outbox.poll_write(cx, &mut self.io))?;
+            if written.is_nothing() {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.outbox.advance(count, &mut self.shared.table());
+            self.outbox.advance(written, &mut self.shared.table());
         }
+    }
+
+    /// Reads once: into a pipe, what is left of a payload; else into the inbox, of which `wanted` bytes are needed in all.
+    fn poll_read(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        if let Some(count) = ready!(self.poll_read_rest(cx))? {
+            return Poll::Ready(Ok(count));
+        }
+        let most = if self.by_header && self.rest.is_none() {
+            wanted.saturating_sub(self.inbox.unread().len())
+        } else {
+            usize::MAX
+        };
+        self.inbox.poll_fill(cx, &mut self.io, wanted, most)
+    }
+
+    /// `None` if there is no such rest, or no pipe for it.
+    fn poll_read_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<usize>>> {
+        let (Some(rest), Some(socket)) = (&mut self.rest, self.io.socket()) else {
+            return Poll::Ready(Ok(None));
+        };
+        if !self.shared.table().has_place_for_pipe(rest.stream) {
+            return Poll::Ready(Ok(None));
+        }
+        let Ok(mut pipe) = Pipe::take() else {
+            return Poll::Ready(Ok(None));
+        };
+        let Poll::Ready(filled) = pipe.poll_fill(cx, socket, rest.left) else {
+            pipe.give_back();
+            return Poll::Pending;
+        };
+        let count = match filled {
+            Err(why) if why.kind() == io::ErrorKind::InvalidInput => {
+                self.shared.table().stop_pipes();
+                return Poll::Ready(Ok(None));
+            }
+            Ok(0) => {
+                pipe.give_back();
+                return Poll::Ready(Ok(Some(0)));
+            }
+            filled => filled?,
+        };
+        self.shared.table().on_part(rest.stream, Piece::Piped(pipe));
+        rest.left -= count;
+        if rest.left == 0 {
+            self.rest = None;
+            self.by_header = true;
+        }
+        Poll::Ready(Ok(Some(count)))
     }
 
     /// Hands every whole frame in the inbox to the table; how long the next one is in all, as far as that is known.
     fn dispatch(&mut self) -> Result<usize, SessionEnd> {
         let mut table = self.shared.table();
         loop {
+            if let Some(rest) = self.rest.take() {
+                self.rest = rest.pass_on(&mut self.inbox, &mut table);
+                if self.rest.is_some() {
+                    return Ok(1);
+                }
+            }
             let unread = self.inbox.unread();
             if unread.first() == Some(&MAGIC[0]) {
                 let Some(frame) = unread.first_chunk::<GREETING_LEN>() else {
@@ -184,10 +266,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 return Err(SessionEnd::Goodbye);
             }
             let length = header.length;
+            let is_bulk = length >= KEEPS_BUFFER;
             let Some(payload) = rest.get(..length) else {
-                return Ok(HEADER_LEN + length);
+                if !is_bulk || !table.has_place_for_pipe(header.stream) {
+                    return Ok(HEADER_LEN + length);
+                }
+                table.admit(header.stream, length)?;
+                self.inbox.take(HEADER_LEN);
+                self.rest = Some(Rest {
+                    stream: header.stream,
+                    left: length,
+                });
+                continue;
             };
-            if length >= KEEPS_BUFFER {
+            if header.kind == FrameKind::Data {
+                self.by_header = is_bulk && table.has_place_for_pipe(header.stream);
+            }
+            if is_bulk {
                 let fresh = table.buffer();
                 let chunk = self.inbox.take_with_buffer(HEADER_LEN, length, fresh);
                 table.on_payload(header.stream, chunk)?;
@@ -199,7 +294,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
-        if self.inbox.unread().is_empty() {
+        if self.inbox.unread().is_empty() && self.rest.is_none() {
             self.silence = None;
             return Poll::Pending;
         }

@@ -93,18 +93,21 @@ impl Inbox {
 
     /// Reads once. `Ok(0)` is the end of the carrier.
     pub async fn fill<S: AsyncRead + Unpin>(&mut self, io: &mut S) -> io::Result<usize> {
-        std::future::poll_fn(|cx| self.poll_fill(cx, io, 0)).await
+        std::future::poll_fn(|cx| self.poll_fill(cx, io, 0, usize::MAX)).await
     }
 
-    /// Reads once, with room for at least `wanted` unread bytes in all.
+    /// Reads once, at most `most` bytes, with room for at least `wanted` unread bytes in all.
     pub(super) fn poll_fill<S: AsyncRead + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut S,
         wanted: usize,
+        most: usize,
     ) -> Poll<io::Result<usize>> {
         self.make_room(wanted);
-        let mut space = ReadBuf::new(&mut self.buffer.bytes_mut()[self.end..]);
+        let space = &mut self.buffer.bytes_mut()[self.end..];
+        let most = most.min(space.len());
+        let mut space = ReadBuf::new(&mut space[..most]);
         debug_assert!(space.capacity() > 0);
         ready!(Pin::new(io).poll_read(cx, &mut space))?;
         let count = space.filled().len();

@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::task::Waker;
 
+use berth_relay::Pipe;
+
 use super::chunk::Chunk;
 use crate::frame::{FrameError, INITIAL_CREDIT, MAX_PAYLOAD};
 
@@ -16,10 +18,34 @@ const LEAST_GROWTH: u32 = 4 * 1024;
 /// Streams that are asked to return credit whenever there is too little.
 const RECALLS: usize = 4;
 
+/// Pipes that may hold bytes of one stream: with them it has twice as many descriptors.
+const MOST_PIPES: usize = 8;
+
+/// Bytes that came.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Copied(Chunk),
+    /// Never in this process's memory.
+    Piped(Pipe),
+}
+
+impl Piece {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Copied(chunk) => chunk.len(),
+            Self::Piped(pipe) => pipe.held(),
+        }
+    }
+}
+
 /// The receiving half of a stream.
 #[derive(Debug)]
 pub(super) struct Receiving {
-    chunks: VecDeque<Chunk>,
+    pieces: VecDeque<Piece>,
+    /// Those that are pipes.
+    pipes: usize,
+    /// The reader takes pipes.
+    takes_pipes: bool,
     /// Bytes that came and were not given back by the reader.
     unread: u32,
     /// Bytes that the peer may still send.
@@ -35,7 +61,9 @@ pub(super) struct Receiving {
 impl Receiving {
     pub(super) fn new() -> Self {
         Self {
-            chunks: VecDeque::new(),
+            pieces: VecDeque::new(),
+            pipes: 0,
+            takes_pipes: false,
             unread: 0,
             granted: INITIAL_CREDIT,
             window: INITIAL_CREDIT,
@@ -64,32 +92,45 @@ impl Receiving {
     pub(super) fn keep_copy(&mut self, payload: &[u8]) {
         let mut rest = payload;
         let mut capacity = 0;
-        if let Some(last) = self.chunks.back_mut() {
+        if let Some(Piece::Copied(last)) = self.pieces.back_mut() {
             rest = &rest[last.append(rest)..];
             capacity = 2 * last.capacity();
         }
         if !rest.is_empty() {
             let chunk = Chunk::copy_of(rest, capacity.min(MAX_PAYLOAD));
-            self.chunks.push_back(chunk);
+            self.pieces.push_back(Piece::Copied(chunk));
         }
     }
 
-    pub(super) fn keep(&mut self, chunk: Chunk) {
-        self.chunks.push_back(chunk);
+    pub(super) fn keep(&mut self, piece: Piece) {
+        self.pipes += usize::from(matches!(piece, Piece::Piped(_)));
+        self.pieces.push_back(piece);
     }
 
-    pub(super) fn take(&mut self) -> Option<Chunk> {
-        let chunk = self.chunks.pop_front();
-        if self.chunks.is_empty() {
+    pub(super) fn take(&mut self) -> Option<Piece> {
+        let piece = self.pieces.pop_front();
+        self.pipes -= usize::from(matches!(piece, Some(Piece::Piped(_))));
+        if self.pieces.is_empty() {
             // Idle streams keep nothing.
-            self.chunks = VecDeque::new();
+            self.pieces = VecDeque::new();
         }
-        chunk
+        piece
     }
 
     /// Lets go of everything that nobody will read.
-    pub(super) fn discard(&mut self) -> VecDeque<Chunk> {
-        std::mem::take(&mut self.chunks)
+    pub(super) fn discard(&mut self) -> VecDeque<Piece> {
+        self.pipes = 0;
+        std::mem::take(&mut self.pieces)
+    }
+
+    /// Whether what comes next may be in a pipe.
+    pub(super) fn has_place_for_pipe(&self) -> bool {
+        self.takes_pipes && self.pipes < MOST_PIPES
+    }
+
+    /// The reader takes pipes from now on.
+    pub(super) fn offer_pipes(&mut self) {
+        self.takes_pipes = true;
     }
 
     /// Part of the window that [`Windows`] lent.
@@ -365,8 +406,12 @@ mod tests {
         for _ in 0..10_000 {
             half.keep_copy(b"x");
         }
-        assert!(half.chunks.len() < 20, "{}", half.chunks.len());
-        let space: usize = half.chunks.iter().map(Chunk::capacity).sum();
+        assert!(half.pieces.len() < 20, "{}", half.pieces.len());
+        let capacity = |piece: &Piece| match piece {
+            Piece::Copied(chunk) => chunk.capacity(),
+            Piece::Piped(pipe) => panic!("{pipe:?}"),
+        };
+        let space: usize = half.pieces.iter().map(capacity).sum();
         assert!(space < 20_000, "{space}");
         let read: usize = std::iter::from_fn(|| half.take()).map(|it| it.len()).sum();
         assert_eq!(read, 10_000);

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::task::{Context, Waker};
 
+use berth_relay::Pipe;
 use bytes::{BufMut, BytesMut};
 
 use super::chunk::{Buffer, Chunk, Outgoing, Pool};
+use super::piped::PipedFrames;
 use super::wake;
 use crate::frame::{FrameHeader, FrameKind, INITIAL_CREDIT};
 
@@ -21,10 +23,10 @@ const URGENT_HARD: usize = 256 * 1024;
 /// Space for urgent frames that is kept while there are no flows.
 pub(super) const IDLE_BUFFER: usize = 4 * 1024;
 
-/// Bulk frames of one stream that wait for the carrier before its writer has to.
+/// Loads of one stream that wait for the carrier before its writer has to.
 const STREAM_BULK: usize = 2;
 
-/// Bulk frames of all streams that wait for the carrier before writers have to.
+/// Loads of all streams that wait for the carrier before writers have to.
 const SESSION_BULK: usize = 16;
 
 /// The sending half of a stream.
@@ -32,17 +34,28 @@ const SESSION_BULK: usize = 16;
 pub(super) struct Sending {
     /// Bytes that this end may still send.
     pub(super) credit: u32,
-    chunks: VecDeque<Outgoing>,
-    /// Bulk frames that have not left: those in `chunks`, and those on the carrier.
+    loads: VecDeque<Load>,
+    /// Loads that have not left: those in `loads`, and those on the carrier.
     bulk: usize,
     /// Which batch of urgent frames the stream was last part of, and with how many bytes.
     hurried: (u64, usize),
     fin: Fin,
     /// It is in [`Schedule::ready`].
     is_ready: bool,
+    /// A part of a load is on the carrier: what is queued comes behind the rest of it.
+    is_in_parts: bool,
     /// It is in [`Schedule::waiting`].
     is_waiting: bool,
     pub(super) writer: Option<Waker>,
+}
+
+/// Bulk that a writer has queued.
+#[derive(Debug)]
+pub(super) enum Load {
+    /// One frame.
+    Copied(Outgoing),
+    /// As many frames as it takes; bytes that never were in this process's memory.
+    Piped(Pipe),
 }
 
 /// How far the end of a stream has come.
@@ -58,11 +71,12 @@ impl Sending {
     pub(super) fn new() -> Self {
         Self {
             credit: INITIAL_CREDIT,
-            chunks: VecDeque::new(),
+            loads: VecDeque::new(),
             bulk: 0,
             hurried: (0, 0),
             fin: Fin::Unwritten,
             is_ready: false,
+            is_in_parts: false,
             is_waiting: false,
             writer: None,
         }
@@ -95,11 +109,58 @@ impl Sending {
     }
 }
 
-/// A bulk frame on its way.
+/// Bulk on its way.
 #[derive(Debug)]
 pub(super) struct Bulk {
     pub(super) stream: u32,
-    pub(super) frame: Chunk,
+    pub(super) frame: Frame,
+}
+
+/// What has not left of a frame, or of a few.
+#[derive(Debug)]
+pub(super) enum Frame {
+    Copied(Chunk),
+    Piped(PipedFrames),
+}
+
+/// How much of a load has left.
+#[derive(Debug)]
+pub(super) enum Left {
+    /// It was one frame.
+    All,
+    /// Its last frames.
+    LastPart,
+    /// Some of its frames; this is the rest.
+    Part(Pipe),
+}
+
+impl Frame {
+    /// Bytes that leave from memory; those of a pipe come behind them.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Copied(chunk) => chunk.filled(),
+            Self::Piped(frames) => frames.copied(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Copied(chunk) => chunk.is_empty(),
+            Self::Piped(frames) => frames.is_empty(),
+        }
+    }
+
+    /// Takes bytes off the front that left from memory; how many of them belong to what comes behind it.
+    pub(super) fn advance(&mut self, count: usize) -> usize {
+        match self {
+            Self::Copied(chunk) => {
+                let length = chunk.len();
+                chunk.advance(count);
+                count.saturating_sub(length)
+            }
+            Self::Piped(frames) => frames.advance(count),
+        }
+    }
 }
 
 /// Frames of all streams in the order in which they leave: urgent ones as they come, bulk in turn.
@@ -174,26 +235,36 @@ impl Schedule {
         if most.is_empty() {
             return 0;
         }
-        let last = half.chunks.back_mut();
-        let mut count = last.map_or(0, |last| last.append(most));
+        let mut count = match half.loads.back_mut() {
+            Some(Load::Copied(last)) => last.append(most),
+            _ => 0,
+        };
         if count == 0 && self.has_room(half) {
             let mut chunk = Outgoing::new(pool.take());
             count = chunk.append(most);
-            self.push(id, half, chunk);
+            self.push(id, half, Load::Copied(chunk));
         }
         half.credit -= u32::try_from(count).unwrap_or(u32::MAX);
         count
     }
 
-    /// Queues a whole frame, whose credit was taken.
-    pub(super) fn push(&mut self, id: u32, half: &mut Sending, chunk: Outgoing) {
-        half.chunks.push_back(chunk);
+    /// Queues bulk whose credit was taken.
+    pub(super) fn push(&mut self, id: u32, half: &mut Sending, load: Load) {
+        half.loads.push_back(load);
         half.bulk += 1;
         self.bulk += 1;
+        self.line_up(id, half);
+        wake(&mut self.driver);
+    }
+
+    /// Has the stream wait for its turn, if it has bulk that may leave.
+    fn line_up(&mut self, id: u32, half: &mut Sending) {
+        if half.loads.is_empty() || half.is_in_parts {
+            return;
+        }
         if !std::mem::replace(&mut half.is_ready, true) {
             self.ready.push_back(id);
         }
-        wake(&mut self.driver);
     }
 
     pub(super) fn has_room(&self, half: &Sending) -> bool {
@@ -227,10 +298,14 @@ impl Schedule {
 
     /// Forgets what has not left; the buffers of it.
     pub(super) fn discard(&mut self, half: &mut Sending) -> impl Iterator<Item = Buffer> {
-        let chunks = std::mem::take(&mut half.chunks);
-        half.bulk -= chunks.len();
-        self.bulk -= chunks.len();
-        chunks.into_iter().map(Outgoing::into_buffer)
+        let loads = std::mem::take(&mut half.loads);
+        half.bulk -= loads.len();
+        self.bulk -= loads.len();
+        loads.into_iter().filter_map(|load| match load {
+            Load::Copied(chunk) => Some(chunk.into_buffer()),
+            // Closed: what is in it would have to be read.
+            Load::Piped(_) => None,
+        })
     }
 
     // What the driver asks for.
@@ -261,33 +336,49 @@ impl Schedule {
     /// The next bulk frame of the stream whose turn it is.
     pub(super) fn next_of(&mut self, id: u32, half: &mut Sending) -> Option<Bulk> {
         half.is_ready = false;
-        let chunk = half.chunks.pop_front()?;
-        if half.chunks.is_empty() {
-            half.chunks = VecDeque::new();
-        } else {
-            half.is_ready = true;
-            self.ready.push_back(id);
+        let load = half.loads.pop_front()?;
+        if half.loads.is_empty() {
+            half.loads = VecDeque::new();
         }
-        let is_last = half.chunks.is_empty() && half.owes_fin();
+        let chunk = match load {
+            Load::Copied(chunk) => chunk,
+            Load::Piped(pipe) => {
+                half.is_in_parts = true;
+                let frame = Frame::Piped(PipedFrames::of(id, pipe));
+                return Some(Bulk { stream: id, frame });
+            }
+        };
+        let is_last = half.loads.is_empty() && half.owes_fin();
         if is_last {
             half.fin = Fin::Queued;
+        } else {
+            self.line_up(id, half);
         }
-        Some(Bulk {
-            stream: id,
-            frame: chunk.into_frame(id, is_last),
-        })
+        let frame = Frame::Copied(chunk.into_frame(id, is_last));
+        Some(Bulk { stream: id, frame })
     }
 
-    /// A bulk frame has left.
-    pub(super) fn note_left(&mut self) {
+    /// Bulk of a stream that still exists has left.
+    pub(super) fn note_left_of(&mut self, id: u32, half: &mut Sending, left: Left) {
+        match left {
+            Left::All => {}
+            Left::LastPart => half.is_in_parts = false,
+            Left::Part(rest) => {
+                half.is_in_parts = false;
+                half.loads.push_front(Load::Piped(rest));
+                return self.line_up(id, half);
+            }
+        }
         self.bulk -= 1;
-    }
-
-    /// The same, of a stream that still exists.
-    pub(super) fn note_left_of(&mut self, id: u32, half: &mut Sending) {
         half.bulk -= 1;
+        self.line_up(id, half);
         self.send_fin(id, half);
         wake(&mut half.writer);
+    }
+
+    /// The same, of a stream that is gone.
+    pub(super) fn note_left(&mut self) {
+        self.bulk -= 1;
     }
 
     /// How many writers may go on.
@@ -314,5 +405,66 @@ impl Schedule {
         if self.urgent.is_empty() && self.urgent.capacity() > IDLE_BUFFER {
             self.urgent = BytesMut::new();
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::frame::MAX_PAYLOAD;
+
+    async fn full_pipe() -> Load {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut pipe = Pipe::take().unwrap();
+        far.try_write(&vec![7; 3 * MAX_PAYLOAD]).unwrap();
+        let filled = poll_fn(|cx| pipe.poll_fill(cx, &near, usize::MAX)).await;
+        assert!(filled.unwrap() > 2 * MAX_PAYLOAD);
+        Load::Piped(pipe)
+    }
+
+    #[tokio::test]
+    async fn what_is_queued_later_waits_for_the_rest_of_a_pipe() {
+        let (mut schedule, mut half) = (Schedule::default(), Sending::new());
+        let mut pool = Pool::default();
+        let mut copied = || {
+            let mut chunk = Outgoing::new(pool.take());
+            chunk.append(b"x");
+            Load::Copied(chunk)
+        };
+        schedule.push(1, &mut half, copied());
+        schedule.push(1, &mut half, full_pipe().await);
+        let next = |schedule: &mut Schedule, half: &mut Sending| {
+            let id = schedule.next_ready()?;
+            schedule.next_of(id, half).map(|bulk| bulk.frame)
+        };
+        assert!(matches!(
+            next(&mut schedule, &mut half),
+            Some(Frame::Copied(_))
+        ));
+        let Some(Frame::Piped(part)) = next(&mut schedule, &mut half) else {
+            panic!("the pipe comes second");
+        };
+        schedule.note_left_of(1, &mut half, Left::All);
+        schedule.push(1, &mut half, copied());
+        assert!(next(&mut schedule, &mut half).is_none());
+        let rest = part.into_rest().unwrap();
+        schedule.note_left_of(1, &mut half, Left::Part(rest));
+        let Some(Frame::Piped(part)) = next(&mut schedule, &mut half) else {
+            panic!("the rest of the pipe comes before what was queued later");
+        };
+        assert!(next(&mut schedule, &mut half).is_none());
+        assert!(part.into_rest().is_none());
+        schedule.note_left_of(1, &mut half, Left::LastPart);
+        assert!(matches!(
+            next(&mut schedule, &mut half),
+            Some(Frame::Copied(_))
+        ));
+        schedule.note_left_of(1, &mut half, Left::All);
+        assert_eq!((half.bulk, schedule.bulk), (0, 0));
     }
 }

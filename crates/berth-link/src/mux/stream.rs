@@ -4,13 +4,20 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use berth_relay::RemoteStream;
-use berth_relay::remote::{Lending, Source};
+use berth_relay::remote::{Lending, LendingError, Source, Target};
+use berth_relay::{Pipe, Registered, RemoteStream};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Shared;
 use super::chunk::Chunk;
-use crate::frame::ResetCode;
+use super::receive::Piece;
+use crate::frame::{MAX_PAYLOAD, ResetCode};
+
+/// Bytes in one read from which on the next ones go through a pipe.
+const MUCH: usize = MAX_PAYLOAD / 2;
+
+/// Bytes in a pipe below which the next ones are copied: little is sent sooner that way.
+const LITTLE: usize = MAX_PAYLOAD / 4;
 
 /// One stream of a session.
 ///
@@ -18,19 +25,22 @@ use crate::frame::ResetCode;
 /// the end of the session is an error of reads and writes, never an end of file. Dropping the stream before both directions
 /// are shut down resets it.
 ///
-/// Bytes cross without a copy by [`AsyncBufRead`], which shows the buffer that came from the carrier, and by
-/// [`Lending::poll_send_from`].
+/// Bytes cross without a copy of ours by [`Lending`], and by [`AsyncBufRead`], which shows the buffer that came from the carrier.
 #[derive(Debug)]
 pub struct LinkStream {
     id: u32,
     shared: Shared,
     reading: Option<Reading>,
+    /// The writer has much to say: what comes next is sent through a pipe, if it can be.
+    is_bulk: bool,
+    /// The other end of the reader takes pipes, and the session knows.
+    offered_pipes: bool,
 }
 
 /// What the reader has before it.
 #[derive(Debug)]
 struct Reading {
-    chunk: Chunk,
+    piece: Piece,
     /// Bytes that it held at first.
     length: usize,
 }
@@ -41,7 +51,78 @@ impl LinkStream {
             id,
             shared,
             reading: None,
+            is_bulk: false,
+            offered_pipes: false,
         }
+    }
+
+    /// Has the next bytes before it, or nothing at the end.
+    fn poll_reading(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        if self.reading.is_none() {
+            let next = ready!(self.shared.table().poll_piece(self.id, cx))?;
+            self.reading = next.map(|piece| Reading {
+                length: piece.len(),
+                piece,
+            });
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Copies what is in a pipe, for a reader who does not take pipes.
+    fn copy_out(&mut self) -> io::Result<()> {
+        if let Some(reading) = &mut self.reading
+            && let Piece::Piped(pipe) = &mut reading.piece
+        {
+            let mut bytes = vec![0; pipe.held()];
+            pipe.read_exact(&mut bytes)?;
+            reading.piece = Piece::Copied(Chunk::copy_of(&bytes, 0));
+        }
+        Ok(())
+    }
+
+    /// Gives back what has been read to its end.
+    fn settle(&mut self) {
+        if let Some(reading) = self.reading.take_if(|reading| reading.piece.len() == 0) {
+            let mut table = self.shared.table();
+            table.note_read(self.id, reading.piece, reading.length);
+        }
+    }
+
+    fn poll_lend_pipe(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<(Pipe, u32)>>> {
+        self.shared.table().poll_lend_pipe(self.id, cx)
+    }
+
+    fn poll_send_piped(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &dyn Registered,
+        (mut pipe, credit): (Pipe, u32),
+    ) -> Poll<Result<usize, LendingError>> {
+        let filled = pipe.poll_fill(cx, socket, usize::try_from(credit).unwrap_or(usize::MAX));
+        let given_back = self.shared.table().give_back_pipe(self.id, (pipe, credit));
+        let count = ready!(filled).map_err(LendingError::Local)?;
+        given_back.map_err(LendingError::Stream)?;
+        self.is_bulk = count >= LITTLE;
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_send_copied(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut dyn Source,
+    ) -> Poll<Result<usize, LendingError>> {
+        let lent = ready!(self.shared.table().poll_lend(self.id, cx));
+        let (mut chunk, credit) = lent.map_err(LendingError::Stream)?;
+        let most = usize::try_from(credit).unwrap_or(usize::MAX);
+        let read = source.poll_read(cx, chunk.space(most));
+        if let Poll::Ready(Ok(count)) = read {
+            chunk.extend(count);
+            self.is_bulk = count >= MUCH;
+        }
+        let given_back = self.shared.table().give_back(self.id, (chunk, credit));
+        let count = ready!(read).map_err(LendingError::Local)?;
+        given_back.map_err(LendingError::Stream)?;
+        Poll::Ready(Ok(count))
     }
 
     /// Gives the stream up and tells the other end why.
@@ -60,18 +141,57 @@ impl Lending for LinkStream {
     fn poll_send_from(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut Source<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let (mut chunk, credit) = ready!(self.shared.table().poll_lend(self.id, cx))?;
-        let most = usize::try_from(credit).unwrap_or(usize::MAX);
-        let read = source(cx, chunk.space(most));
-        if let Poll::Ready(Ok(count)) = read {
-            chunk.extend(count);
+        source: &mut dyn Source,
+    ) -> Poll<Result<usize, LendingError>> {
+        if self.is_bulk
+            && let Some(socket) = source.socket()
+            && let Some(lent) = ready!(self.poll_lend_pipe(cx)).map_err(LendingError::Stream)?
+        {
+            return self.poll_send_piped(cx, socket, lent);
         }
-        let given_back = self.shared.table().give_back(self.id, (chunk, credit));
-        let count = ready!(read)?;
-        given_back?;
-        Poll::Ready(Ok(count))
+        self.poll_send_copied(cx, source)
+    }
+
+    fn poll_give_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        target: &mut dyn Target,
+    ) -> Poll<Result<usize, LendingError>> {
+        if !self.offered_pipes && target.socket().is_some() {
+            self.offered_pipes = true;
+            self.shared.table().offer_pipes(self.id);
+        }
+        ready!(self.poll_reading(cx)).map_err(LendingError::Stream)?;
+        let Some(reading) = &mut self.reading else {
+            return Poll::Ready(Ok(0));
+        };
+        let given = match (&mut reading.piece, target.socket()) {
+            (Piece::Piped(pipe), Some(socket)) => pipe.poll_empty(cx, socket, usize::MAX),
+            (Piece::Piped(_), None) => {
+                self.copy_out().map_err(LendingError::Stream)?;
+                return self.poll_give_to(cx, target);
+            }
+            (Piece::Copied(chunk), _) => {
+                let given = target.poll_write(cx, chunk.filled());
+                if let Poll::Ready(Ok(count)) = given {
+                    chunk.advance(count);
+                }
+                given
+            }
+        };
+        match given {
+            Poll::Ready(Ok(0)) => {
+                Poll::Ready(Err(LendingError::Local(io::ErrorKind::WriteZero.into())))
+            }
+            Poll::Ready(given) => {
+                self.settle();
+                Poll::Ready(given.map_err(LendingError::Local))
+            }
+            // A target that takes nothing must not keep a stream alive that is gone.
+            Poll::Pending => self
+                .poll_failed(cx)
+                .map(|why| Err(LendingError::Stream(why))),
+        }
     }
 
     fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -83,7 +203,7 @@ impl Drop for LinkStream {
     fn drop(&mut self) {
         let mut table = self.shared.table();
         if let Some(reading) = self.reading.take() {
-            table.recycle(reading.chunk.into_buffer());
+            table.recycle(reading.piece);
         }
         table.abandon(self.id, ResetCode::Cancelled);
     }
@@ -92,29 +212,24 @@ impl Drop for LinkStream {
 impl AsyncBufRead for LinkStream {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        if this.reading.is_none() {
-            let next = ready!(this.shared.table().poll_chunk(this.id, cx))?;
-            this.reading = next.map(|chunk| Reading {
-                length: chunk.len(),
-                chunk,
-            });
-        }
-        let reading = this.reading.as_ref();
-        Poll::Ready(Ok(reading.map_or(&[], |reading| reading.chunk.filled())))
+        ready!(this.poll_reading(cx))?;
+        this.copy_out()?;
+        Poll::Ready(Ok(match &this.reading {
+            Some(Reading {
+                piece: Piece::Copied(chunk),
+                ..
+            }) => chunk.filled(),
+            _ => &[],
+        }))
     }
 
     fn consume(mut self: Pin<&mut Self>, count: usize) {
-        let Some(mut reading) = self.reading.take() else {
-            return;
-        };
-        reading.chunk.advance(count);
-        if reading.chunk.is_empty() {
-            let buffer = reading.chunk.into_buffer();
-            let mut table = self.shared.table();
-            table.note_read(self.id, buffer, reading.length);
-        } else {
-            self.reading = Some(reading);
+        if let Some(reading) = &mut self.reading
+            && let Piece::Copied(chunk) = &mut reading.piece
+        {
+            chunk.advance(count);
         }
+        self.settle();
     }
 }
 

@@ -8,8 +8,8 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::chunk::{Buffer, Pool};
-use super::receive::{Receiving, Windows};
+use super::chunk::Pool;
+use super::receive::{Piece, Receiving, Windows};
 use super::send::{Schedule, Sending};
 use super::{Limits, OpenError, Side, wake};
 use crate::flow::FlowHeader;
@@ -34,6 +34,8 @@ pub(super) struct Table {
     windows: Windows,
     schedule: Schedule,
     pool: Pool,
+    /// Bulk may be in pipes.
+    pipes: bool,
     bye: Bye,
     ended: Option<Arc<str>>,
 }
@@ -66,8 +68,16 @@ fn is_over(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, text)
 }
 
+/// Keeps the buffer or the pipe for the next bytes.
+fn recycle(pool: &mut Pool, piece: Piece) {
+    match piece {
+        Piece::Copied(chunk) => pool.give(chunk.into_buffer()),
+        Piece::Piped(pipe) => pipe.give_back(),
+    }
+}
+
 impl Table {
-    pub(super) fn new(side: Side, limits: Limits) -> Self {
+    pub(super) fn new(side: Side, limits: Limits, pipes: bool) -> Self {
         Self {
             side,
             limits,
@@ -85,6 +95,7 @@ impl Table {
             windows: Windows::new(limits.window.min(MAX_CREDIT), limits.budget),
             schedule: Schedule::default(),
             pool: Pool::default(),
+            pipes,
             bye: Bye::Unsaid,
             ended: None,
         }
@@ -183,15 +194,20 @@ impl Table {
 
     fn discard_received(&mut self, id: u32) {
         if let Some(stream) = self.streams.get_mut(&id) {
-            for chunk in stream.receiving.discard() {
-                self.pool.give(chunk.into_buffer());
+            for piece in stream.receiving.discard() {
+                recycle(&mut self.pool, piece);
             }
         }
     }
 
-    /// Takes back a buffer whose stream may be gone.
-    pub(super) fn recycle(&mut self, buffer: Buffer) {
-        self.pool.give(buffer);
+    /// Takes back what a stream held that may be gone.
+    pub(super) fn recycle(&mut self, piece: Piece) {
+        recycle(&mut self.pool, piece);
+    }
+
+    /// The carrier turned out not to know pipes.
+    pub(super) fn stop_pipes(&mut self) {
+        self.pipes = false;
     }
 
     /// Ends the session for every handle.

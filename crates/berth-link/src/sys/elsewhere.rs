@@ -6,6 +6,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use berth_relay::Carrier;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::guest::PortError;
@@ -48,6 +49,8 @@ impl PortStream {
         match self.0 {}
     }
 }
+
+impl Carrier for PortStream {}
 
 impl AsyncRead for PortStream {
     fn poll_read(

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use berth_relay::{Carrier, Registered};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
@@ -173,6 +174,17 @@ fn is_nobody_there(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
     )
+}
+
+impl Carrier for PortStream {
+    fn socket(&self) -> Option<&dyn Registered> {
+        match self {
+            // Can be read by nothing but read(2).
+            Self::Device { .. } => None,
+            Self::Socket(socket) => socket.stream.as_ref().and_then(Carrier::socket),
+            Self::Vsock { stream, .. } => stream.as_ref().and_then(Carrier::socket),
+        }
+    }
 }
 
 impl AsyncRead for PortStream {

@@ -3,10 +3,10 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use super::way::{Socket, some_of_it};
+use super::way::Socket;
 use super::{RelayError, Turns, drive};
 use crate::local::LocalSocket;
-use crate::remote::Lending;
+use crate::remote::{Lending, LendingError};
 use crate::tally::{Counter, Tally};
 
 /// Both directions of a connection.
@@ -50,19 +50,8 @@ impl Ways {
             if *turn == 0 {
                 return Poll::Pending;
             }
-            let mut is_ours = false;
-            let mut source = |cx: &mut Context<'_>, room: &mut [u8]| {
-                let read = near.socket.poll_read(cx, room);
-                is_ours = matches!(read, Poll::Ready(Err(_)));
-                read
-            };
-            let sent = ready!(far.poll_send_from(cx, &mut source));
-            let whose = if is_ours {
-                near.failed
-            } else {
-                RelayError::Remote
-            };
-            let sent = sent.map_err(whose)?;
+            let sent = ready!(far.poll_send_from(cx, &mut &*near.socket));
+            let sent = sent.map_err(|why| whose(near, why))?;
             count.add(sent);
             *turn = turn.saturating_sub(sent);
             self.at_end = sent == 0;
@@ -87,22 +76,23 @@ impl Ways {
             if *turn == 0 {
                 return Poll::Pending;
             }
-            let filled = ready!(Pin::new(&mut *far).poll_fill_buf(cx));
-            let bytes = filled.map_err(RelayError::Remote)?;
-            if bytes.is_empty() {
+            let given = ready!(far.poll_give_to(cx, &mut &*near.socket));
+            let given = given.map_err(|why| whose(near, why))?;
+            if given == 0 {
                 near.socket.shut_down().map_err(near.failed)?;
                 self.told_all = true;
                 break;
             }
-            let Poll::Ready(written) = near.socket.poll_write(cx, bytes) else {
-                // A local side that takes nothing must not keep a connection alive that is gone.
-                return far.poll_failed(cx).map(|why| Err(RelayError::Remote(why)));
-            };
-            let written = written.and_then(some_of_it).map_err(near.failed)?;
-            Pin::new(&mut *far).consume(written);
-            count.add(written);
-            *turn = turn.saturating_sub(written);
+            count.add(given);
+            *turn = turn.saturating_sub(given);
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+fn whose<L: LocalSocket>(near: &Socket<'_, L>, why: LendingError) -> RelayError {
+    match why {
+        LendingError::Local(why) => (near.failed)(why),
+        LendingError::Stream(why) => RelayError::Remote(why),
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use berth_relay::RemoteStream;
-use berth_relay::remote::{Lending, Source};
+use berth_relay::remote::{Lending, LendingError, Source, Target};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
@@ -48,14 +48,34 @@ impl Lending for Lender {
     fn poll_send_from(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut Source<'_>,
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_leave(cx))?;
+        source: &mut dyn Source,
+    ) -> Poll<Result<usize, LendingError>> {
+        ready!(self.poll_leave(cx)).map_err(LendingError::Stream)?;
         let mut lent = [0; LENT];
-        let count = ready!(source(cx, &mut lent))?;
+        let count = ready!(source.poll_read(cx, &mut lent)).map_err(LendingError::Local)?;
         self.leaving = lent[..count].to_vec();
-        let _goes_on_when_asked_again = self.poll_leave(cx)?;
+        let _goes_on_when_asked_again = self.poll_leave(cx).map_err(LendingError::Stream)?;
         Poll::Ready(Ok(count))
+    }
+
+    fn poll_give_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        target: &mut dyn Target,
+    ) -> Poll<Result<usize, LendingError>> {
+        let filled = ready!(Pin::new(&mut *self).poll_fill_buf(cx));
+        let bytes = filled.map_err(LendingError::Stream)?;
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let Poll::Ready(given) = target.poll_write(cx, bytes) else {
+            return self
+                .poll_failed(cx)
+                .map(|why| Err(LendingError::Stream(why)));
+        };
+        let given = given.map_err(LendingError::Local)?;
+        Pin::new(self).consume(given);
+        Poll::Ready(Ok(given))
     }
 
     fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

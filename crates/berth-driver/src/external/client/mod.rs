@@ -28,7 +28,7 @@ use prost::Message;
 pub(crate) use orphan::stop_orphan;
 
 use crate::driver::{
-    AgentStream, Driver, DriverContext, DriverInfo, RunningVm, SnapshotAction, SshPort, StopLadder,
+    Carrier, Driver, DriverContext, DriverInfo, RunningVm, SnapshotAction, SshPort, StopLadder,
 };
 use crate::error::DriverError;
 use crate::external::discovery::Found;
@@ -418,7 +418,7 @@ impl Driver for ExternalDriver {
     }
 
     /// The socket's path is handed over, and no connection: each caller makes its own, and nothing is left open in between.
-    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn AgentStream>>, DriverError> {
+    async fn guest_agent_conn(&self) -> Result<Option<Box<dyn Carrier>>, DriverError> {
         let dir = &self.context.dir;
         let socket = match &self.agent_socket {
             Some(name) => dir.path().join(name),

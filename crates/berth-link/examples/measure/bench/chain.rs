@@ -1,6 +1,5 @@
 //! A client, a relay, the carrier, a relay, a server: with the link, and with nothing but `splice`.
 
-use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream as StdTcpStream};
 use std::os::fd::AsFd;
@@ -9,10 +8,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use berth_link::mux::LinkStream;
-use berth_relay::LocalSocket as _;
-use berth_relay::remote::Lending as _;
+use berth_relay::{Tally, join};
 use rustix::pipe::{SpliceFlags, pipe, splice};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Cost, Way, ends};
@@ -147,37 +145,19 @@ pub(super) fn linked(way: Way, streams: u32, bytes: u64, copies: Copies) -> Cost
 
 async fn relay_half(local: StdTcpStream, stream: LinkStream, sends: bool, copies: Copies) {
     match copies {
-        Copies::None => half(local, stream, sends).await,
+        Copies::None => joined(local, stream).await,
         Copies::One => copying_half(local, stream, sends).await,
     }
 }
 
-/// A relay that only knows one direction, and copies nothing.
-async fn half(local: StdTcpStream, mut stream: LinkStream, sends: bool) {
+/// The relay that both agents use.
+async fn joined(local: StdTcpStream, stream: LinkStream) {
     local.set_nonblocking(true).unwrap();
-    let mut local = TcpStream::from_std(local).unwrap();
-    if sends {
-        while poll_fn(|cx| stream.poll_send_from(cx, &mut |cx, room| local.poll_read(cx, room)))
-            .await
-            .unwrap()
-            > 0
-        {}
-        stream.shutdown().await.unwrap();
-        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
-    } else {
-        loop {
-            let bytes = stream.fill_buf().await.unwrap();
-            if bytes.is_empty() {
-                break;
-            }
-            let count = local.write(bytes).await.unwrap();
-            stream.consume(count);
-        }
-        stream.shutdown().await.unwrap();
-    }
+    let local = TcpStream::from_std(local).unwrap();
+    join(local, stream, &Tally::default()).await.unwrap();
 }
 
-/// The same with a buffer of its own, as any relay does it that knows only reads and writes.
+/// A relay with a buffer of its own, that only knows one direction, reads and writes.
 async fn copying_half(local: StdTcpStream, mut stream: LinkStream, sends: bool) {
     local.set_nonblocking(true).unwrap();
     let mut local = TcpStream::from_std(local).unwrap();

@@ -6,25 +6,25 @@ use std::task::{Context, Poll};
 use super::{Stream, Table, is_over, is_reset, wake};
 use crate::flow::{FlowHeader, FlowHeaderError};
 use crate::frame::{FrameError, FrameHeader, FrameKind, MAX_CREDIT, ResetCode};
-use crate::mux::chunk::{Buffer, Chunk};
-use crate::mux::receive::{Granted, Windows};
+use crate::mux::chunk::Chunk;
+use crate::mux::receive::{Granted, Piece, Windows};
 use crate::mux::send::Sending;
 
 impl Table {
     /// The next bytes of a stream; `None` at its end.
-    pub(in crate::mux) fn poll_chunk(
+    pub(in crate::mux) fn poll_piece(
         &mut self,
         id: u32,
         cx: &Context<'_>,
-    ) -> Poll<io::Result<Option<Chunk>>> {
+    ) -> Poll<io::Result<Option<Piece>>> {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Poll::Ready(Ok(None));
         };
         if let Some(code) = stream.reset {
             return Poll::Ready(Err(is_reset(code)));
         }
-        if let Some(chunk) = stream.receiving.take() {
-            return Poll::Ready(Ok(Some(chunk)));
+        if let Some(piece) = stream.receiving.take() {
+            return Poll::Ready(Ok(Some(piece)));
         }
         if stream.receiving.fin {
             return Poll::Ready(Ok(None));
@@ -51,9 +51,18 @@ impl Table {
         Poll::Pending
     }
 
-    /// Takes back a buffer of which the reader has read `count` bytes, and gives the peer credit for them.
-    pub(in crate::mux) fn note_read(&mut self, id: u32, buffer: Buffer, count: usize) {
-        self.pool.give(buffer);
+    /// The reader of a stream takes pipes, too.
+    pub(in crate::mux) fn offer_pipes(&mut self, id: u32) {
+        if self.pipes
+            && let Some(stream) = self.streams.get_mut(&id)
+        {
+            stream.receiving.offer_pipes();
+        }
+    }
+
+    /// Takes back a piece that the reader has read, `count` bytes in all, and gives the peer credit for them.
+    pub(in crate::mux) fn note_read(&mut self, id: u32, piece: Piece, count: usize) {
+        self.recycle(piece);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -127,18 +136,46 @@ impl Table {
 
     /// The payload of a DATA frame in a buffer of its own.
     pub(in crate::mux) fn on_payload(&mut self, id: u32, chunk: Chunk) -> Result<(), FrameError> {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            self.pool.give(chunk.into_buffer());
-            return self.on_late_frame(id);
-        };
-        if stream.reset.is_some() {
-            self.pool.give(chunk.into_buffer());
-            return Ok(());
-        }
-        stream.receiving.admit(id, chunk.len())?;
-        stream.receiving.keep(chunk);
-        wake(&mut stream.receiving.reader);
+        self.admit(id, chunk.len())?;
+        self.on_part(id, Piece::Copied(chunk));
         Ok(())
+    }
+
+    /// A DATA frame whose payload of `length` bytes comes in parts.
+    pub(in crate::mux) fn admit(&mut self, id: u32, length: usize) -> Result<(), FrameError> {
+        match self.streams.get_mut(&id) {
+            None => self.on_late_frame(id),
+            Some(stream) if stream.reset.is_some() => Ok(()),
+            Some(stream) => stream.receiving.admit(id, length),
+        }
+    }
+
+    /// A part of a payload that was admitted.
+    pub(in crate::mux) fn on_part(&mut self, id: u32, piece: Piece) {
+        match self.streams.get_mut(&id) {
+            Some(stream) if stream.reset.is_none() => {
+                stream.receiving.keep(piece);
+                wake(&mut stream.receiving.reader);
+            }
+            _ => self.recycle(piece),
+        }
+    }
+
+    /// The same, with a copy.
+    pub(in crate::mux) fn on_copied_part(&mut self, id: u32, bytes: &[u8]) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.reset.is_none()
+        {
+            stream.receiving.keep_copy(bytes);
+            wake(&mut stream.receiving.reader);
+        }
+    }
+
+    /// Whether the next payload of a stream may come in a pipe.
+    pub(in crate::mux) fn has_place_for_pipe(&self, id: u32) -> bool {
+        let stream = self.streams.get(&id);
+        self.pipes
+            && stream.is_some_and(|it| it.reset.is_none() && it.receiving.has_place_for_pipe())
     }
 
     fn on_reset(&mut self, id: u32, code: ResetCode) {

@@ -3,12 +3,13 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use berth_relay::Pipe;
 use bytes::BytesMut;
 
 use super::{Bye, Table, is_over, is_reset};
 use crate::frame::{FrameKind, MAX_PAYLOAD};
 use crate::mux::chunk::{Buffer, Outgoing, Pool};
-use crate::mux::send::{Bulk, Schedule, Sending};
+use crate::mux::send::{Bulk, Frame, Left, Load, Schedule, Sending};
 
 impl Table {
     /// The sending half of a stream that may be written to.
@@ -62,6 +63,44 @@ impl Table {
         Poll::Ready(Ok((Outgoing::new(pool.take()), credit)))
     }
 
+    /// Lends a pipe, and credit for what will be in it; `None` if there are no pipes for this carrier.
+    pub(in crate::mux) fn poll_lend_pipe(
+        &mut self,
+        id: u32,
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<Option<(Pipe, u32)>>> {
+        if !self.pipes {
+            return Poll::Ready(Ok(None));
+        }
+        let (schedule, half, _) = self.writable(id)?;
+        if half.credit == 0 || !schedule.has_room(half) {
+            schedule.wait(id, half, cx);
+            return Poll::Pending;
+        }
+        let Ok(pipe) = Pipe::take() else {
+            return Poll::Ready(Ok(None));
+        };
+        let credit = std::mem::take(&mut half.credit);
+        Poll::Ready(Ok(Some((pipe, credit))))
+    }
+
+    /// Takes back what [`Table::poll_lend_pipe`] lent, and queues what was put in.
+    pub(in crate::mux) fn give_back_pipe(
+        &mut self,
+        id: u32,
+        (pipe, credit): (Pipe, u32),
+    ) -> io::Result<()> {
+        let (schedule, half, _) = self.writable(id)?;
+        half.credit += credit;
+        if pipe.held() == 0 {
+            pipe.give_back();
+        } else {
+            half.credit -= u32::try_from(pipe.held()).unwrap_or(u32::MAX);
+            schedule.push(id, half, Load::Piped(pipe));
+        }
+        Ok(())
+    }
+
     /// Takes back what [`Table::poll_lend`] lent, and queues what was written.
     pub(in crate::mux) fn give_back(
         &mut self,
@@ -80,7 +119,7 @@ impl Table {
             pool.give(chunk.into_buffer());
         } else {
             half.credit -= u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-            schedule.push(id, half, chunk);
+            schedule.push(id, half, Load::Copied(chunk));
         }
         Ok(())
     }
@@ -136,14 +175,26 @@ impl Table {
 
     /// A bulk frame has left.
     pub(in crate::mux) fn note_left(&mut self, bulk: Bulk) {
-        self.pool.give(bulk.frame.into_buffer());
-        self.schedule.note_left();
-        let id = bulk.stream;
-        if let Some(stream) = self.streams.get_mut(&id) {
-            self.schedule.note_left_of(id, &mut stream.sending);
-            if stream.is_left && !stream.sending.owes_fin() {
-                self.forget(id);
+        let left = match bulk.frame {
+            Frame::Copied(chunk) => {
+                self.pool.give(chunk.into_buffer());
+                Left::All
             }
+            Frame::Piped(frames) => frames.into_rest().map_or(Left::LastPart, Left::Part),
+        };
+        let id = bulk.stream;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            self.schedule.note_left();
+            return self.wake_writers();
+        };
+        let left = match left {
+            // Nobody will read the rest.
+            Left::Part(_) if stream.reset.is_some() => Left::LastPart,
+            left => left,
+        };
+        self.schedule.note_left_of(id, &mut stream.sending, left);
+        if stream.is_left && !stream.sending.owes_fin() {
+            self.forget(id);
         }
         self.wake_writers();
     }

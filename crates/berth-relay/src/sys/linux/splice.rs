@@ -2,36 +2,13 @@
 //! busy.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
-
+use super::pipe::Pipe;
 use crate::join::{self, RelayError, Socket, Turns, drive};
 use crate::local::LocalSocket;
-use crate::local::registered::Direction;
 use crate::tally::{Counter, Tally};
-
-/// Bytes that are asked for at once, and that a pipe may hold.
-const PIPE: usize = 256 * 1024;
-
-/// Empty pipes that are kept for the next who wants one, while there is anybody.
-const MOST_SPARE: usize = 8;
-
-/// Empty pipes: making one costs as much as moving some hundred KiB.
-static SPARE: Mutex<Vec<Pipe>> = Mutex::new(Vec::new());
-
-fn spare() -> MutexGuard<'static, Vec<Pipe>> {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Closes the spare pipes, because nobody is left who could want one.
-pub(crate) fn close_spare() {
-    spare().clear();
-}
 
 /// Moves bytes between two sockets until both have said that no more follows, or one has failed.
 pub(crate) async fn move_between<L: LocalSocket, R: LocalSocket>(
@@ -129,7 +106,7 @@ impl Spliced {
         }
         loop {
             if let Some(mut pipe) = self.pipe.take() {
-                let emptied = pipe.poll_empty(cx, target.socket, count);
+                let emptied = poll_empty(&mut pipe, cx, target.socket, count);
                 if emptied.is_pending() {
                     self.pipe = Some(pipe);
                     return Poll::Pending;
@@ -147,7 +124,7 @@ impl Spliced {
                 return Poll::Pending;
             }
             let mut pipe = Pipe::take().map_err(|_| Stopped::NoPipe)?;
-            let Poll::Ready(filled) = pipe.poll_fill(cx, source.socket) else {
+            let Poll::Ready(filled) = pipe.poll_fill(cx, source.socket, usize::MAX) else {
                 pipe.give_back();
                 return Poll::Pending;
             };
@@ -159,65 +136,19 @@ impl Spliced {
     }
 }
 
-#[derive(Debug)]
-struct Pipe {
-    out: OwnedFd,
-    into: OwnedFd,
-    held: usize,
+/// Gives all that a pipe holds to a socket.
+fn poll_empty(
+    pipe: &mut Pipe,
+    cx: &mut Context<'_>,
+    target: &impl LocalSocket,
+    count: &Counter,
+) -> Poll<io::Result<()>> {
+    while pipe.held() > 0 {
+        let moved = ready!(pipe.poll_empty(cx, target, usize::MAX))?;
+        if moved == 0 {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        count.add(moved);
+    }
+    Poll::Ready(Ok(()))
 }
-
-impl Pipe {
-    /// An empty pipe.
-    fn take() -> io::Result<Self> {
-        if let Some(spare) = spare().pop() {
-            return Ok(spare);
-        }
-        let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // Refused where pipes of other programs have used up what is allowed: then it is a shorter one.
-        let _ = fcntl_setpipe_size(&into, PIPE);
-        Ok(Self { out, into, held: 0 })
-    }
-
-    /// Keeps it for the next, if it is empty.
-    fn give_back(self) {
-        let mut spare = spare();
-        if self.held == 0 && spare.len() < MOST_SPARE {
-            spare.push(self);
-        }
-    }
-
-    /// Takes bytes from a socket; 0 is the peer's end.
-    fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        source: &impl LocalSocket,
-    ) -> Poll<io::Result<usize>> {
-        let socket = source.raw();
-        let mut fill = || Ok(splice(&*socket, None, &self.into, None, PIPE, FLAGS)?);
-        let filled = ready!(source.poll_io(cx, Direction::In, 0, &mut fill))?;
-        self.held = filled;
-        Poll::Ready(Ok(filled))
-    }
-
-    /// Gives all of its bytes to a socket.
-    fn poll_empty(
-        &mut self,
-        cx: &mut Context<'_>,
-        target: &impl LocalSocket,
-        count: &Counter,
-    ) -> Poll<io::Result<()>> {
-        let socket = target.raw();
-        while self.held > 0 {
-            let mut empty = || Ok(splice(&self.out, None, &*socket, None, self.held, FLAGS)?);
-            let moved = ready!(target.poll_io(cx, Direction::Out, 0, &mut empty))?;
-            if moved == 0 {
-                return Poll::Ready(Err(Errno::PIPE.into()));
-            }
-            count.add(moved);
-            self.held -= moved;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
