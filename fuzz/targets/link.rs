@@ -1,4 +1,5 @@
-//! A session of the guest link whose other end says anything: greetings, frames, control messages, streams of its own.
+//! A session of the guest link whose other end says anything: greetings, frames, control messages, streams of its own. The carrier
+//! is a socket, and so is the end of the host's stream, so payloads may pass through pipes.
 #![no_main]
 
 use std::io;
@@ -11,13 +12,15 @@ use berth_link::event::{BootId, GuestEvent, MAX_PORTS, PortInterest, Request, We
 use berth_link::flow::{FlowHeader, FlowKind};
 use berth_link::hello::{Ack, GREETING_LEN, Greeting};
 use berth_link::host::{Carrier, Connector, LinkEvent, Supervisor};
+use berth_relay::{Tally, join};
 use libfuzzer_sys::fuzz_target;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// One carrier, then none.
-struct Once(Mutex<Option<DuplexStream>>);
+struct Once(Mutex<Option<UnixStream>>);
 
 #[async_trait]
 impl Connector for Once {
@@ -31,7 +34,7 @@ impl Connector for Once {
 
 fuzz_target!(|bytes: &[u8]| {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
+        .enable_all()
         .start_paused(true)
         .build()
         .unwrap();
@@ -39,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 async fn session(bytes: &[u8]) {
-    let (ours, mut guest) = tokio::io::duplex(64 * 1024);
+    let (ours, mut guest) = UnixStream::pair().unwrap();
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
     let welcome = || Welcome {
         host_time: SystemTime::UNIX_EPOCH,
@@ -80,8 +83,14 @@ async fn session(bytes: &[u8]) {
             match event {
                 LinkEvent::Up { .. } => {
                     let header = FlowHeader::new(FlowKind::Tcp, "127.0.0.1:80").unwrap();
-                    if let Ok(mut stream) = handle.open_stream(&header) {
-                        let _ = stream.write_all(b"GET").await;
+                    if let Ok(stream) = handle.open_stream(&header) {
+                        let (mut client, near) = UnixStream::pair().unwrap();
+                        tracker.spawn(async move { join(near, stream, &Tally::default()).await });
+                        tracker.spawn(async move {
+                            let _ = client.write_all(b"GET").await;
+                            let mut answer = Vec::new();
+                            client.read_to_end(&mut answer).await
+                        });
                     }
                     let _ = handle
                         .request(Request::WatchPorts(PortInterest::default()))
