@@ -9,7 +9,7 @@
 //! | kind | payload | meaning |
 //! |---|---|---|
 //! | 1 OPEN | flow header, 1–256 bytes | a new stream; both directions begin with [`INITIAL_CREDIT`] |
-//! | 2 DATA | 1–65536 bytes | the next bytes, at most as many as there is credit |
+//! | 2 DATA | 1–262144 bytes | the next bytes, at most as many as there is credit |
 //! | 3 CREDIT | u32 | the receiver of this frame may send so many bytes more |
 //! | 4 FIN | none | the sender will send no more; its other direction lives on |
 //! | 5 RESET | u16 [`ResetCode`] | both directions are over, unread bytes are void |
@@ -25,8 +25,11 @@ use crate::hello::MAGIC;
 /// Length of a frame's header in bytes.
 pub const HEADER_LEN: usize = 8;
 
-/// Longest payload in bytes: what one system call moves well, and short enough that small frames need not wait long behind it.
+/// Longest payload in bytes that comes from memory, or is kept there in one piece: what one system call copies well.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
+
+/// Longest payload in bytes: what a pipe holds. Short enough that small frames need not wait long behind it.
+pub const MAX_DATA: usize = 256 * 1024;
 
 /// Bytes that each end may send on a new stream before it was given more. Small, because every stream may fill it at once.
 pub const INITIAL_CREDIT: u32 = 8 * 1024;
@@ -121,7 +124,7 @@ pub enum FrameError {
 pub struct FrameHeader {
     /// What it is.
     pub kind: FrameKind,
-    /// Length of the payload in bytes, at most [`MAX_PAYLOAD`].
+    /// Length of the payload in bytes, at most [`MAX_DATA`].
     pub length: usize,
     /// Which stream.
     pub stream: u32,
@@ -145,7 +148,7 @@ impl FrameHeader {
         let length = u32::from_be_bytes([0, l0, l1, l2]);
         let lengths = match kind {
             FrameKind::Open => 1..=MAX_HEADER,
-            FrameKind::Data => 1..=MAX_PAYLOAD,
+            FrameKind::Data => 1..=MAX_DATA,
             FrameKind::Credit | FrameKind::Return => 4..=4,
             FrameKind::Fin | FrameKind::Bye | FrameKind::Recall => 0..=0,
             FrameKind::Reset => 2..=2,
@@ -167,7 +170,7 @@ impl FrameHeader {
     }
 
     pub(crate) fn encode(self) -> [u8; HEADER_LEN] {
-        debug_assert!(self.length <= MAX_PAYLOAD);
+        debug_assert!(self.length <= MAX_DATA);
         let [.., l0, l1, l2] = self.length.to_be_bytes();
         let [s0, s1, s2, s3] = self.stream.to_be_bytes();
         [self.kind.code(), l0, l1, l2, s0, s1, s2, s3]
@@ -271,7 +274,7 @@ mod tests {
     fn headers_survive_the_wire() {
         for (kind, length) in [
             (FrameKind::Open, 256),
-            (FrameKind::Data, MAX_PAYLOAD),
+            (FrameKind::Data, MAX_DATA),
             (FrameKind::Credit, 4),
             (FrameKind::Fin, 0),
             (FrameKind::Reset, 2),
@@ -291,7 +294,7 @@ mod tests {
     fn each_kind_takes_only_its_own_lengths() {
         for (kind, good, bad) in [
             (1, &[1, 256][..], &[0, 257][..]),
-            (2, &[1, 65536], &[0, 65537, 0xff_ffff]),
+            (2, &[1, 262_144], &[0, 262_145, 0xff_ffff]),
             (3, &[4], &[0, 3, 5]),
             (4, &[0], &[1]),
             (5, &[2], &[0, 3]),

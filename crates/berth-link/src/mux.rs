@@ -20,6 +20,7 @@ mod driver;
 mod inbox;
 mod outbox;
 mod piped;
+mod reader;
 mod receive;
 mod send;
 mod stream;

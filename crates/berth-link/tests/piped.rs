@@ -14,7 +14,7 @@ use berth_link::frame::{INITIAL_CREDIT, MAX_PAYLOAD};
 use berth_link::hello::SessionId;
 use berth_link::mux::{self, Inbox, Incoming, LONGEST_WINDOW, Limits, Mux, Side, WINDOW_BUDGET};
 use berth_link::session::SessionEnd;
-use berth_relay::{Carrier, Registered, Tally, join};
+use berth_relay::{Carrier, PollSocket, Tally, join};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -41,7 +41,7 @@ struct Copied {
 }
 
 impl Carrier for Watched {
-    fn socket(&self) -> Option<&dyn Registered> {
+    fn socket(&self) -> Option<&dyn PollSocket> {
         Some(&self.io)
     }
 }

@@ -26,7 +26,7 @@ pub mod udp;
 pub use carrier::Carrier;
 pub use join::{RelayError, join, join_sockets};
 pub use local::LocalSocket;
-pub use local::registered::Registered;
+pub use local::poll_socket::PollSocket;
 pub use remote::{Copied, RemoteStream};
 pub use sys::Pipe;
 pub use tally::{Tally, Traffic};

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-use registered::{Direction, Registered};
+use poll_socket::{Direction, PollSocket};
 
 /// How long a TCP peer may be silent before the kernel asks whether it still exists, and between two questions.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ const TELLS_CHANGES: bool = cfg!(unix);
 /// A connected socket of this machine.
 ///
 /// All of it works through a shared reference: both directions of a connection, and whoever watches it for errors, use it at once.
-pub trait LocalSocket: fmt::Debug + Send + Sync + registered::Registered {
+pub trait LocalSocket: fmt::Debug + Send + Sync + poll_socket::PollSocket {
     /// Sets what every connection wants: no delay of small writes, and questions to a peer that is silent.
     fn tune(&self) -> io::Result<()>;
 
@@ -52,11 +52,11 @@ pub trait LocalSocket: fmt::Debug + Send + Sync + registered::Registered {
     }
 }
 
-pub(crate) mod registered {
+pub(crate) mod poll_socket {
     use super::{Context, Poll, SockRef, io};
 
     /// A socket that the runtime watches.
-    pub trait Registered {
+    pub trait PollSocket {
         /// The socket as the system knows it.
         fn raw(&self) -> SockRef<'_>;
 
@@ -83,7 +83,7 @@ pub(crate) mod registered {
 
 macro_rules! local_socket {
     ($socket:ty, $tune:expr, $abort:expr) => {
-        impl Registered for $socket {
+        impl PollSocket for $socket {
             fn raw(&self) -> SockRef<'_> {
                 SockRef::from(self)
             }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::local::LocalSocket;
-use crate::local::registered::Registered;
+use crate::local::poll_socket::PollSocket;
 
 /// The stream to the other end.
 ///
@@ -48,7 +48,7 @@ pub trait Source {
     fn poll_read(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>>;
 
     /// The socket behind it, if the same bytes can be taken from there into a [`Pipe`](crate::Pipe).
-    fn socket(&self) -> Option<&dyn Registered> {
+    fn socket(&self) -> Option<&dyn PollSocket> {
         None
     }
 }
@@ -58,7 +58,7 @@ impl<L: LocalSocket> Source for &L {
         LocalSocket::poll_read(*self, cx, room)
     }
 
-    fn socket(&self) -> Option<&dyn Registered> {
+    fn socket(&self) -> Option<&dyn PollSocket> {
         Some(*self)
     }
 }
@@ -69,7 +69,7 @@ pub trait Target {
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
 
     /// The socket behind it, if the same bytes can be given to it out of a [`Pipe`](crate::Pipe).
-    fn socket(&self) -> Option<&dyn Registered> {
+    fn socket(&self) -> Option<&dyn PollSocket> {
         None
     }
 }
@@ -79,7 +79,7 @@ impl<L: LocalSocket> Target for &L {
         LocalSocket::poll_write(*self, cx, bytes)
     }
 
-    fn socket(&self) -> Option<&dyn Registered> {
+    fn socket(&self) -> Option<&dyn PollSocket> {
         Some(*self)
     }
 }

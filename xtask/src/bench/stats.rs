@@ -41,6 +41,12 @@ impl Samples {
         }
     }
 
+    /// Each value divided by the other one of the same round.
+    pub(super) fn ratios(&self, others: &Self) -> Self {
+        let pairs = self.0.iter().zip(&others.0);
+        Self(pairs.map(|(own, other)| own / other).collect())
+    }
+
     /// The highest one; `None` of none.
     pub(super) fn highest(&self) -> Option<f64> {
         self.0.iter().copied().max_by(f64::total_cmp)

@@ -59,15 +59,10 @@ impl Inbox {
         }
     }
 
-    /// Takes `length` unread bytes behind the first `skipped` ones, and their buffer with them; `fresh` takes its place.
-    pub(super) fn take_with_buffer(
-        &mut self,
-        skipped: usize,
-        length: usize,
-        fresh: Buffer,
-    ) -> Chunk {
-        let start = self.start + skipped;
-        let end = start + length;
+    /// Takes `count` unread bytes, and their buffer with them; `fresh` takes its place.
+    pub(super) fn take_with_buffer(&mut self, count: usize, fresh: Buffer) -> Chunk {
+        let start = self.start;
+        let end = start + count;
         self.start = end;
         Chunk::within(self.move_into(fresh), start, end)
     }

@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 use berth_relay::Carrier;
 use bytes::{Buf, BytesMut};
 
-use super::piped::PipedFrames;
+use super::Shared;
+use super::piped::PipedFrame;
 use super::send::{Bulk, Frame, IDLE_BUFFER};
 use super::table::Table;
 
@@ -60,14 +61,18 @@ impl Outbox {
         &mut self,
         cx: &mut Context<'_>,
         io: &mut S,
+        shared: &Shared,
     ) -> Poll<io::Result<Written>> {
-        if let Some(frames) = self.piped() {
+        if let Some(frame) = self.piped() {
             let written = match io.socket() {
-                Some(socket) => ready!(frames.poll_write(cx, socket)),
+                Some(socket) => ready!(frame.poll_write(cx, socket)),
                 None => Err(io::ErrorKind::InvalidInput.into()),
             };
             match written {
-                Err(why) if why.kind() == io::ErrorKind::InvalidInput => frames.copy_out()?,
+                Err(why) if why.kind() == io::ErrorKind::InvalidInput => {
+                    shared.table().stop_pipes();
+                    frame.copy_out()?;
+                }
                 written => return Poll::Ready(written.map(Written::FromPipe)),
             }
         }
@@ -76,13 +81,13 @@ impl Outbox {
         Poll::Ready(written.map(Written::FromMemory))
     }
 
-    /// The frames of which the carrier takes bytes in pipes next.
-    fn piped(&mut self) -> Option<&mut PipedFrames> {
+    /// The frame of which the carrier takes bytes in pipes next.
+    fn piped(&mut self) -> Option<&mut PipedFrame> {
         if self.begun.is_none() && self.urgent.is_empty() {
             self.begun = self.bulk.pop_front_if(|bulk| is_piped(bulk));
         }
         match &mut self.begun.as_mut()?.frame {
-            Frame::Piped(frames) if frames.copied().is_empty() => Some(frames),
+            Frame::Piped(frame) if frame.copied().is_empty() => Some(frame),
             _ => None,
         }
     }
@@ -92,7 +97,7 @@ impl Outbox {
         let begun = self.begun.as_ref().map(|bulk| &bulk.frame);
         // Nothing goes between a header and what is in its pipe.
         let behind = match begun {
-            Some(Frame::Piped(frames)) if frames.piped() > 0 => 0,
+            Some(Frame::Piped(frame)) if frame.piped() > 0 => 0,
             _ => usize::MAX,
         };
         let urgent = std::iter::once(&self.urgent[..]);
@@ -150,10 +155,10 @@ impl Outbox {
     pub(super) fn into_unsent(self) -> BytesMut {
         match self.begun {
             Some(Bulk {
-                frame: Frame::Piped(frames),
+                frame: Frame::Piped(frame),
                 ..
                 // The bytes are there; without them the peer waits until it loses patience.
-            }) => frames.into_copied().unwrap_or_default(),
+            }) => frame.into_copied().unwrap_or_default(),
             Some(bulk) => bulk.frame.bytes().into(),
             // Perhaps in the middle of one.
             None => self.urgent,

@@ -1,65 +1,50 @@
-//! Frames whose payloads are in pipes, on their way into the carrier.
+//! A frame whose payload is in a pipe, on its way into the carrier.
 
 use std::io;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use berth_relay::{Pipe, Registered};
-use bytes::{Buf, BufMut, BytesMut};
+use berth_relay::{Pipe, PollSocket};
+use bytes::{Buf, BytesMut};
 
-use crate::frame::{FrameHeader, FrameKind, HEADER_LEN, MAX_PAYLOAD};
+use crate::frame::{FrameHeader, FrameKind};
 
-/// Frames that leave together. More would wake whoever reads the carrier less often, and hold up urgent frames longer.
-const TOGETHER: usize = 2;
-
-/// A few DATA frames of one stream. Their headers are put into a pipe with the payloads, so that they reach the carrier together.
+/// One DATA frame. Its header is put into a pipe with the payload, so that both reach the carrier together: a header by itself
+/// would wake whoever reads the carrier for eight bytes.
 ///
-/// They leave in this order: what is in memory, what is framed, and the tail.
+/// It leaves in this order: what is in memory, what is framed, and the rest.
 #[derive(Debug)]
-pub(super) struct PipedFrames {
-    /// A header for which there was no room in a pipe, or everything, because the carrier takes nothing from pipes.
+pub(super) struct PipedFrame {
+    /// A header for which there was no pipe, or everything, because the carrier takes nothing from pipes.
     copied: BytesMut,
-    /// Headers and payloads.
+    /// Header and payload.
     framed: Option<Pipe>,
-    /// Payloads.
+    /// Payload for which there was no room in `framed`.
     rest: Pipe,
-    /// Bytes of `rest` that belong to the last of the frames: there was no room for them in `framed`.
-    tail: usize,
 }
 
-impl PipedFrames {
-    /// As many frames of `payloads` as leave together.
-    pub(super) fn of(stream: u32, payloads: Pipe) -> Self {
-        let mut frames = Self {
-            copied: BytesMut::new(),
-            framed: Pipe::take().ok(),
-            rest: payloads,
-            tail: 0,
-        };
-        for _ in 0..TOGETHER {
-            if frames.tail == 0 && frames.rest.held() > 0 {
-                frames.add(stream);
-            }
-        }
-        frames
-    }
-
-    /// Adds one, if there is room for its header.
-    fn add(&mut self, stream: u32) {
-        let length = self.rest.held().min(MAX_PAYLOAD);
+impl PipedFrame {
+    /// A frame with all that is in a pipe, at most [`MAX_DATA`](crate::frame::MAX_DATA) bytes.
+    pub(super) fn of(stream: u32, mut payload: Pipe) -> Self {
         let header = FrameHeader {
             kind: FrameKind::Data,
-            length,
+            length: payload.held(),
             stream,
         };
         let header = header.encode();
-        if let Some(framed) = &mut self.framed
-            && framed.put(&header)
-        {
-            self.tail = length - framed.take_from(&mut self.rest, length);
-        } else if self.is_empty() {
-            self.copied.reserve(HEADER_LEN);
-            self.copied.put_slice(&header);
-            self.tail = length;
+        let mut copied = BytesMut::new();
+        let framed = Pipe::take().ok().and_then(|mut framed| {
+            framed.put(&header).then(|| {
+                framed.take_from(&mut payload);
+                framed
+            })
+        });
+        if framed.is_none() {
+            copied.extend_from_slice(&header);
+        }
+        Self {
+            copied,
+            framed,
+            rest: payload,
         }
     }
 
@@ -67,9 +52,9 @@ impl PipedFrames {
         self.copied.is_empty() && self.piped() == 0
     }
 
-    /// Bytes in pipes that belong to the frames.
+    /// Bytes in pipes.
     pub(super) fn piped(&self) -> usize {
-        self.framed.as_ref().map_or(0, Pipe::held) + self.tail
+        self.framed.as_ref().map_or(0, Pipe::held) + self.rest.held()
     }
 
     /// Bytes in memory.
@@ -88,24 +73,22 @@ impl PipedFrames {
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        carrier: &dyn Registered,
+        carrier: &dyn PollSocket,
     ) -> Poll<io::Result<usize>> {
-        if let Some(framed) = self.framed.as_mut().filter(|framed| framed.held() > 0) {
-            return framed.poll_empty(cx, carrier, usize::MAX);
-        }
-        let moved = ready!(self.rest.poll_empty(cx, carrier, self.tail))?;
-        self.tail -= moved;
-        Poll::Ready(Ok(moved))
+        let framed = self.framed.as_mut().filter(|framed| framed.held() > 0);
+        framed.unwrap_or(&mut self.rest).poll_empty(cx, carrier)
     }
 
     /// Moves what is in pipes to memory, so that it can leave from there.
     pub(super) fn copy_out(&mut self) -> io::Result<()> {
-        if let Some(framed) = &mut self.framed {
-            let length = framed.held();
-            append(&mut self.copied, framed, length)?;
+        for pipe in self.framed.iter_mut().chain([&mut self.rest]) {
+            let begin = self.copied.len();
+            self.copied.resize(begin + pipe.held(), 0);
+            if let Err(why) = pipe.read_exact(&mut self.copied[begin..]) {
+                self.copied.truncate(begin);
+                return Err(why);
+            }
         }
-        append(&mut self.copied, &mut self.rest, self.tail)?;
-        self.tail = 0;
         Ok(())
     }
 
@@ -115,26 +98,77 @@ impl PipedFrames {
         Ok(self.copied)
     }
 
-    /// The frames have left: the payloads that have not.
-    pub(super) fn into_rest(self) -> Option<Pipe> {
-        if let Some(framed) = self.framed {
-            framed.give_back();
+    /// Keeps its pipes for the next.
+    pub(super) fn give_back(self) {
+        for pipe in self.framed.into_iter().chain([self.rest]) {
+            pipe.give_back();
         }
-        if self.rest.held() > 0 {
-            return Some(self.rest);
-        }
-        self.rest.give_back();
-        None
     }
 }
 
-/// Moves `length` bytes, that are there, from a pipe to the end of a buffer.
-fn append(buffer: &mut BytesMut, pipe: &mut Pipe, length: usize) -> io::Result<()> {
-    let begin = buffer.len();
-    buffer.resize(begin + length, 0);
-    let read = pipe.read_exact(&mut buffer[begin..]);
-    if read.is_err() {
-        buffer.truncate(begin);
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// What the kernel puts into a pipe for each write.
+    const PAGE: usize = 4096;
+
+    async fn pipe_with(pieces: usize, length: usize) -> Pipe {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut pipe = Pipe::take().unwrap();
+        for _ in 0..pieces {
+            far.try_write(&vec![7; length]).unwrap();
+        }
+        let filled = poll_fn(|cx| pipe.poll_fill(cx, &near, usize::MAX)).await;
+        assert_eq!(filled.unwrap(), pieces * length);
+        pipe
     }
-    read
+
+    fn bytes(length: usize) -> Vec<u8> {
+        let [.., a, b, c] = length.to_be_bytes();
+        let mut bytes = vec![2, a, b, c, 0, 0, 0, 3];
+        bytes.resize(bytes.len() + length, 7);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn header_and_payload_leave_together() {
+        let mut frame = PipedFrame::of(3, pipe_with(3, PAGE).await);
+        let (near, far) = UnixStream::pair().unwrap();
+        let written = poll_fn(|cx| frame.poll_write(cx, &near)).await.unwrap();
+        let whole = bytes(3 * PAGE);
+        assert_eq!((written, frame.is_empty()), (whole.len(), true));
+        let mut came = vec![0; whole.len()];
+        far.readable().await.unwrap();
+        assert_eq!(far.try_read(&mut came).unwrap(), whole.len());
+        assert_eq!(came, whole);
+    }
+
+    #[tokio::test]
+    async fn a_payload_that_leaves_no_room_for_its_header_follows_it() {
+        let full = pipe_with(64, 100).await;
+        let mut frame = PipedFrame::of(3, full);
+        assert_eq!(frame.rest.held(), 100);
+        let (near, mut far) = UnixStream::pair().unwrap();
+        while !frame.is_empty() {
+            poll_fn(|cx| frame.poll_write(cx, &near)).await.unwrap();
+        }
+        let whole = bytes(6400);
+        let mut came = vec![0; whole.len()];
+        far.read_exact(&mut came).await.unwrap();
+        assert_eq!(came, whole);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_pipes_can_leave_from_memory() {
+        let full = pipe_with(64, 100).await;
+        let copied = PipedFrame::of(3, full).into_copied().unwrap();
+        assert_eq!(copied, bytes(6400));
+    }
 }

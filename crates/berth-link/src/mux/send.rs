@@ -7,7 +7,7 @@ use berth_relay::Pipe;
 use bytes::{BufMut, BytesMut};
 
 use super::chunk::{Buffer, Chunk, Outgoing, Pool};
-use super::piped::PipedFrames;
+use super::piped::PipedFrame;
 use super::wake;
 use crate::frame::{FrameHeader, FrameKind, INITIAL_CREDIT};
 
@@ -42,19 +42,16 @@ pub(super) struct Sending {
     fin: Fin,
     /// It is in [`Schedule::ready`].
     is_ready: bool,
-    /// A part of a load is on the carrier: what is queued comes behind the rest of it.
-    is_in_parts: bool,
     /// It is in [`Schedule::waiting`].
     is_waiting: bool,
     pub(super) writer: Option<Waker>,
 }
 
-/// Bulk that a writer has queued.
+/// Bulk that a writer has queued: one frame.
 #[derive(Debug)]
 pub(super) enum Load {
-    /// One frame.
     Copied(Outgoing),
-    /// As many frames as it takes; bytes that never were in this process's memory.
+    /// Never in this process's memory.
     Piped(Pipe),
 }
 
@@ -76,7 +73,6 @@ impl Sending {
             hurried: (0, 0),
             fin: Fin::Unwritten,
             is_ready: false,
-            is_in_parts: false,
             is_waiting: false,
             writer: None,
         }
@@ -116,22 +112,11 @@ pub(super) struct Bulk {
     pub(super) frame: Frame,
 }
 
-/// What has not left of a frame, or of a few.
+/// What has not left of a frame.
 #[derive(Debug)]
 pub(super) enum Frame {
     Copied(Chunk),
-    Piped(PipedFrames),
-}
-
-/// How much of a load has left.
-#[derive(Debug)]
-pub(super) enum Left {
-    /// It was one frame.
-    All,
-    /// Its last frames.
-    LastPart,
-    /// Some of its frames; this is the rest.
-    Part(Pipe),
+    Piped(PipedFrame),
 }
 
 impl Frame {
@@ -139,14 +124,14 @@ impl Frame {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Copied(chunk) => chunk.filled(),
-            Self::Piped(frames) => frames.copied(),
+            Self::Piped(frame) => frame.copied(),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Copied(chunk) => chunk.is_empty(),
-            Self::Piped(frames) => frames.is_empty(),
+            Self::Piped(frame) => frame.is_empty(),
         }
     }
 
@@ -158,7 +143,7 @@ impl Frame {
                 chunk.advance(count);
                 count.saturating_sub(length)
             }
-            Self::Piped(frames) => frames.advance(count),
+            Self::Piped(frame) => frame.advance(count),
         }
     }
 }
@@ -259,10 +244,7 @@ impl Schedule {
 
     /// Has the stream wait for its turn, if it has bulk that may leave.
     fn line_up(&mut self, id: u32, half: &mut Sending) {
-        if half.loads.is_empty() || half.is_in_parts {
-            return;
-        }
-        if !std::mem::replace(&mut half.is_ready, true) {
+        if !half.loads.is_empty() && !std::mem::replace(&mut half.is_ready, true) {
             self.ready.push_back(id);
         }
     }
@@ -340,38 +322,24 @@ impl Schedule {
         if half.loads.is_empty() {
             half.loads = VecDeque::new();
         }
-        let chunk = match load {
-            Load::Copied(chunk) => chunk,
-            Load::Piped(pipe) => {
-                half.is_in_parts = true;
-                let frame = Frame::Piped(PipedFrames::of(id, pipe));
-                return Some(Bulk { stream: id, frame });
+        let frame = match load {
+            Load::Copied(chunk) => {
+                let is_last = half.loads.is_empty() && half.owes_fin();
+                if is_last {
+                    half.fin = Fin::Queued;
+                }
+                Frame::Copied(chunk.into_frame(id, is_last))
             }
+            Load::Piped(pipe) => Frame::Piped(PipedFrame::of(id, pipe)),
         };
-        let is_last = half.loads.is_empty() && half.owes_fin();
-        if is_last {
-            half.fin = Fin::Queued;
-        } else {
-            self.line_up(id, half);
-        }
-        let frame = Frame::Copied(chunk.into_frame(id, is_last));
+        self.line_up(id, half);
         Some(Bulk { stream: id, frame })
     }
 
     /// Bulk of a stream that still exists has left.
-    pub(super) fn note_left_of(&mut self, id: u32, half: &mut Sending, left: Left) {
-        match left {
-            Left::All => {}
-            Left::LastPart => half.is_in_parts = false,
-            Left::Part(rest) => {
-                half.is_in_parts = false;
-                half.loads.push_front(Load::Piped(rest));
-                return self.line_up(id, half);
-            }
-        }
+    pub(super) fn note_left_of(&mut self, id: u32, half: &mut Sending) {
         self.bulk -= 1;
         half.bulk -= 1;
-        self.line_up(id, half);
         self.send_fin(id, half);
         wake(&mut half.writer);
     }
@@ -405,66 +373,5 @@ impl Schedule {
         if self.urgent.is_empty() && self.urgent.capacity() > IDLE_BUFFER {
             self.urgent = BytesMut::new();
         }
-    }
-}
-
-#[cfg(test)]
-#[cfg(target_os = "linux")]
-mod tests {
-    use std::future::poll_fn;
-
-    use tokio::net::UnixStream;
-
-    use super::*;
-    use crate::frame::MAX_PAYLOAD;
-
-    async fn full_pipe() -> Load {
-        let (near, far) = UnixStream::pair().unwrap();
-        let mut pipe = Pipe::take().unwrap();
-        far.try_write(&vec![7; 3 * MAX_PAYLOAD]).unwrap();
-        let filled = poll_fn(|cx| pipe.poll_fill(cx, &near, usize::MAX)).await;
-        assert!(filled.unwrap() > 2 * MAX_PAYLOAD);
-        Load::Piped(pipe)
-    }
-
-    #[tokio::test]
-    async fn what_is_queued_later_waits_for_the_rest_of_a_pipe() {
-        let (mut schedule, mut half) = (Schedule::default(), Sending::new());
-        let mut pool = Pool::default();
-        let mut copied = || {
-            let mut chunk = Outgoing::new(pool.take());
-            chunk.append(b"x");
-            Load::Copied(chunk)
-        };
-        schedule.push(1, &mut half, copied());
-        schedule.push(1, &mut half, full_pipe().await);
-        let next = |schedule: &mut Schedule, half: &mut Sending| {
-            let id = schedule.next_ready()?;
-            schedule.next_of(id, half).map(|bulk| bulk.frame)
-        };
-        assert!(matches!(
-            next(&mut schedule, &mut half),
-            Some(Frame::Copied(_))
-        ));
-        let Some(Frame::Piped(part)) = next(&mut schedule, &mut half) else {
-            panic!("the pipe comes second");
-        };
-        schedule.note_left_of(1, &mut half, Left::All);
-        schedule.push(1, &mut half, copied());
-        assert!(next(&mut schedule, &mut half).is_none());
-        let rest = part.into_rest().unwrap();
-        schedule.note_left_of(1, &mut half, Left::Part(rest));
-        let Some(Frame::Piped(part)) = next(&mut schedule, &mut half) else {
-            panic!("the rest of the pipe comes before what was queued later");
-        };
-        assert!(next(&mut schedule, &mut half).is_none());
-        assert!(part.into_rest().is_none());
-        schedule.note_left_of(1, &mut half, Left::LastPart);
-        assert!(matches!(
-            next(&mut schedule, &mut half),
-            Some(Frame::Copied(_))
-        ));
-        schedule.note_left_of(1, &mut half, Left::All);
-        assert_eq!((half.bulk, schedule.bulk), (0, 0));
     }
 }

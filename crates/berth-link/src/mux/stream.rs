@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use berth_relay::remote::{Lending, LendingError, Source, Target};
-use berth_relay::{Pipe, Registered, RemoteStream};
+use berth_relay::{Pipe, PollSocket, RemoteStream};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Shared;
 use super::chunk::Chunk;
 use super::receive::Piece;
-use crate::frame::{MAX_PAYLOAD, ResetCode};
+use crate::frame::{MAX_DATA, MAX_PAYLOAD, ResetCode};
 
 /// Bytes in one read from which on the next ones go through a pipe.
 const MUCH: usize = MAX_PAYLOAD / 2;
@@ -95,10 +95,11 @@ impl LinkStream {
     fn poll_send_piped(
         &mut self,
         cx: &mut Context<'_>,
-        socket: &dyn Registered,
+        socket: &dyn PollSocket,
         (mut pipe, credit): (Pipe, u32),
     ) -> Poll<Result<usize, LendingError>> {
-        let filled = pipe.poll_fill(cx, socket, usize::try_from(credit).unwrap_or(usize::MAX));
+        let most = usize::try_from(credit).unwrap_or(usize::MAX).min(MAX_DATA);
+        let filled = pipe.poll_fill(cx, socket, most);
         let given_back = self.shared.table().give_back_pipe(self.id, (pipe, credit));
         let count = ready!(filled).map_err(LendingError::Local)?;
         given_back.map_err(LendingError::Stream)?;
@@ -166,7 +167,7 @@ impl Lending for LinkStream {
             return Poll::Ready(Ok(0));
         };
         let given = match (&mut reading.piece, target.socket()) {
-            (Piece::Piped(pipe), Some(socket)) => pipe.poll_empty(cx, socket, usize::MAX),
+            (Piece::Piped(pipe), Some(socket)) => pipe.poll_empty(cx, socket),
             (Piece::Piped(_), None) => {
                 self.copy_out().map_err(LendingError::Stream)?;
                 return self.poll_give_to(cx, target);

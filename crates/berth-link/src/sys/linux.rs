@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use berth_relay::{Carrier, Registered};
+use berth_relay::{Carrier, PollSocket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
@@ -177,7 +177,7 @@ fn is_nobody_there(error: &io::Error) -> bool {
 }
 
 impl Carrier for PortStream {
-    fn socket(&self) -> Option<&dyn Registered> {
+    fn socket(&self) -> Option<&dyn PollSocket> {
         match self {
             // Can be read by nothing but read(2).
             Self::Device { .. } => None,

@@ -10,7 +10,7 @@ use tokio::net::UdpSocket;
 use super::Destination;
 use crate::join::{RelayError, Socket, copy};
 use crate::local::LocalSocket;
-use crate::local::registered::Registered;
+use crate::local::poll_socket::PollSocket;
 use crate::tally::Tally;
 
 /// Copies bytes between two sockets until both have said that no more follows, or one has failed.
@@ -50,7 +50,7 @@ impl Pipe {
     pub fn poll_fill(
         &mut self,
         _cx: &mut Context<'_>,
-        _source: &dyn Registered,
+        _source: &dyn PollSocket,
         _most: usize,
     ) -> Poll<io::Result<usize>> {
         match *self {}
@@ -60,8 +60,7 @@ impl Pipe {
     pub fn poll_empty(
         &mut self,
         _cx: &mut Context<'_>,
-        _target: &dyn Registered,
-        _most: usize,
+        _target: &dyn PollSocket,
     ) -> Poll<io::Result<usize>> {
         match *self {}
     }
@@ -72,7 +71,7 @@ impl Pipe {
     }
 
     /// Takes bytes from another pipe.
-    pub fn take_from(&mut self, _other: &mut Self, _most: usize) -> usize {
+    pub fn take_from(&mut self, _other: &mut Self) {
         match *self {}
     }
 

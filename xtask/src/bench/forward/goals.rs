@@ -29,9 +29,8 @@ fn throughput(sheet: &Sheet) -> Vec<Named> {
     let relays = |value| Goal::at_least(0.9, value, " x", 2);
     let mut ratio = |bulk: Bulk, other: &str, judge: Judge| {
         let row = bulk.row();
-        let values = (sheet.median(&row, BERTH), sheet.median(&row, other));
-        if let (Some(ours), Some(theirs)) = values {
-            goals.push((format!("{row} / {other}"), judge(ours / theirs)));
+        if let Some(ratio) = sheet.ratio((&row, BERTH), (&row, other)) {
+            goals.push((format!("{row} / {other}"), judge(ratio)));
         }
     };
     for bulk in [Bulk::TO_GUEST, Bulk::TO_HOST] {
@@ -49,13 +48,10 @@ fn throughput(sheet: &Sheet) -> Vec<Named> {
         (Bulk::EIGHT_TO_GUEST, Bulk::TO_GUEST),
         (Bulk::EIGHT_TO_HOST, Bulk::TO_HOST),
     ] {
-        let values = (
-            sheet.median(&eight.row(), BERTH),
-            sheet.median(&one.row(), BERTH),
-        );
-        if let (Some(eight_rate), Some(one_rate)) = values {
-            let name = format!("{} / 1 stream", eight.row());
-            goals.push((name, Goal::at_least(1.0, eight_rate / one_rate, " x", 2)));
+        let (eight, one) = (eight.row(), one.row());
+        if let Some(ratio) = sheet.ratio((&eight, BERTH), (&one, BERTH)) {
+            let name = format!("{eight} / 1 stream");
+            goals.push((name, Goal::at_least(1.0, ratio, " x", 2)));
         }
     }
     goals

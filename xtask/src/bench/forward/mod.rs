@@ -133,18 +133,19 @@ pub(super) fn run(workspace: &Workspace, args: &ForwardArgs) -> Result<()> {
     }
     let by_machine = limits::forward_by_machine(&directory, sides[0].target().port())?;
     let (two, three) = (Chain::start(&lab, 2)?, Chain::start(&lab, 3)?);
-    let mut ways: Vec<Way<'_>> = sides.iter().map(Way::through).collect();
-    for (name, target) in [
-        (MACHINE, by_machine),
-        (TWO_RELAYS, two.target()),
+    let limits = [
         (THREE_RELAYS, three.target()),
-    ] {
-        ways.push(Way {
-            name,
-            target,
-            side: None,
-        });
-    }
+        (TWO_RELAYS, two.target()),
+        (MACHINE, by_machine),
+    ];
+    let limits = limits.map(|(name, target)| Way {
+        name,
+        target,
+        side: None,
+    });
+    // Ours has its limits as neighbours.
+    let mut ways: Vec<Way<'_>> = sides.iter().map(Way::through).collect();
+    ways.splice(1..1, limits);
     let plan = Plan { args, ways: &ways };
     let (sheet, processors) = plan.measure()?;
     println!(

@@ -67,6 +67,16 @@ impl Sheet {
     pub(super) fn median(&self, name: &str, column: &str) -> Option<f64> {
         self.samples(name, column)?.median()
     }
+
+    /// One cell, of a row and a column, divided by another: the median of what the rounds say, each by itself, because a
+    /// machine's speed differs more between rounds than within one.
+    pub(super) fn ratio(&self, cell: (&str, &str), other: (&str, &str)) -> Option<f64> {
+        let (cell, other) = (
+            self.samples(cell.0, cell.1)?,
+            self.samples(other.0, other.1)?,
+        );
+        cell.ratios(other).median()
+    }
 }
 
 impl fmt::Display for Sheet {
@@ -106,6 +116,7 @@ mod tests {
         assert_eq!(sheet.median("rate", "ours"), Some(2.0));
         assert_eq!(sheet.median("rate", "theirs"), None);
         assert_eq!(sheet.median("loss", "ours"), None);
+        assert_eq!(sheet.ratio(("rate", "ours"), ("rate", "theirs")), None);
         let text = sheet.to_string();
         let words: Vec<Vec<&str>> = text
             .lines()
@@ -114,5 +125,16 @@ mod tests {
         assert_eq!(words[0], ["ours", "theirs"]);
         assert_eq!(words[1], ["rate", "MB/s", "2.0", "-"]);
         assert_eq!(words[2], ["delay", "ms", "-", "7"]);
+    }
+
+    #[test]
+    fn cells_are_compared_round_by_round() {
+        let mut sheet = Sheet::new(vec!["ours", "theirs"]);
+        let rate = Measure::new("rate", "MB/s", 0);
+        for (ours, theirs) in [(90.0, 100.0), (380.0, 400.0), (160.0, 200.0)] {
+            sheet.add(&rate, "ours", ours);
+            sheet.add(&rate, "theirs", theirs);
+        }
+        assert_eq!(sheet.ratio(("rate", "ours"), ("rate", "theirs")), Some(0.9));
     }
 }

@@ -76,31 +76,39 @@ impl Bulk {
     }
 }
 
-/// In turns: each run begins with another way.
+/// In turns. Every other round goes backwards, so that no way always comes first, and neighbours stay neighbours: those are compared.
 pub(super) fn measure(plan: &Plan<'_>, sheet: &mut Sheet, processors: &mut Sheet) -> Result<()> {
-    let sizes = plan
+    let mut ways = plan
         .ways
         .iter()
-        .map(|way| transfer_size(way, plan.args.seconds))
+        .map(|way| Ok((way, transfer_size(way, plan.args.seconds)?)))
         .collect::<Result<Vec<_>>>()?;
-    for run in 0..plan.args.runs as usize {
+    for _ in 0..plan.args.runs {
         for bulk in Bulk::ALL {
-            for turn in 0..plan.ways.len() {
-                let number = (turn + run) % plan.ways.len();
-                let way = &plan.ways[number];
-                match way.side {
-                    Some(side) => {
-                        let watch = Watch::begin(side);
-                        let before = times(side)?;
-                        transfer(way, bulk, sizes[number], sheet)?;
-                        add_times(processors, side, bulk, &before, sizes[number])?;
-                        watch.end(sheet, side, memory::BULK);
-                    }
-                    None => transfer(way, bulk, sizes[number], sheet)?,
-                }
+            for (way, bytes) in &ways {
+                measure_one(way, bulk, *bytes, sheet, processors)?;
             }
         }
+        ways.reverse();
     }
+    Ok(())
+}
+
+fn measure_one(
+    way: &Way<'_>,
+    bulk: Bulk,
+    bytes: u64,
+    sheet: &mut Sheet,
+    processors: &mut Sheet,
+) -> Result<()> {
+    let Some(side) = way.side else {
+        return transfer(way, bulk, bytes, sheet);
+    };
+    let watch = Watch::begin(side);
+    let before = times(side)?;
+    transfer(way, bulk, bytes, sheet)?;
+    add_times(processors, side, bulk, &before, bytes)?;
+    watch.end(sheet, side, memory::BULK);
     Ok(())
 }
 

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use super::{Stream, Table, is_over, is_reset, wake};
 use crate::flow::{FlowHeader, FlowHeaderError};
 use crate::frame::{FrameError, FrameHeader, FrameKind, MAX_CREDIT, ResetCode};
-use crate::mux::chunk::Chunk;
 use crate::mux::receive::{Granted, Piece, Windows};
 use crate::mux::send::Sending;
 
@@ -88,7 +87,7 @@ impl Table {
         }
     }
 
-    /// A frame other than one whose payload comes with its buffer, see [`Table::on_payload`].
+    /// A whole frame.
     pub(in crate::mux) fn on_frame(
         &mut self,
         frame: FrameHeader,
@@ -134,14 +133,7 @@ impl Table {
         Ok(())
     }
 
-    /// The payload of a DATA frame in a buffer of its own.
-    pub(in crate::mux) fn on_payload(&mut self, id: u32, chunk: Chunk) -> Result<(), FrameError> {
-        self.admit(id, chunk.len())?;
-        self.on_part(id, Piece::Copied(chunk));
-        Ok(())
-    }
-
-    /// A DATA frame whose payload of `length` bytes comes in parts.
+    /// A DATA frame whose payload of `length` bytes follows in parts.
     pub(in crate::mux) fn admit(&mut self, id: u32, length: usize) -> Result<(), FrameError> {
         match self.streams.get_mut(&id) {
             None => self.on_late_frame(id),

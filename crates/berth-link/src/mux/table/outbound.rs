@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use super::{Bye, Table, is_over, is_reset};
 use crate::frame::{FrameKind, MAX_PAYLOAD};
 use crate::mux::chunk::{Buffer, Outgoing, Pool};
-use crate::mux::send::{Bulk, Frame, Left, Load, Schedule, Sending};
+use crate::mux::send::{Bulk, Frame, Load, Schedule, Sending};
 
 impl Table {
     /// The sending half of a stream that may be written to.
@@ -175,24 +175,16 @@ impl Table {
 
     /// A bulk frame has left.
     pub(in crate::mux) fn note_left(&mut self, bulk: Bulk) {
-        let left = match bulk.frame {
-            Frame::Copied(chunk) => {
-                self.pool.give(chunk.into_buffer());
-                Left::All
-            }
-            Frame::Piped(frames) => frames.into_rest().map_or(Left::LastPart, Left::Part),
-        };
+        match bulk.frame {
+            Frame::Copied(chunk) => self.pool.give(chunk.into_buffer()),
+            Frame::Piped(frame) => frame.give_back(),
+        }
         let id = bulk.stream;
         let Some(stream) = self.streams.get_mut(&id) else {
             self.schedule.note_left();
             return self.wake_writers();
         };
-        let left = match left {
-            // Nobody will read the rest.
-            Left::Part(_) if stream.reset.is_some() => Left::LastPart,
-            left => left,
-        };
-        self.schedule.note_left_of(id, &mut stream.sending, left);
+        self.schedule.note_left_of(id, &mut stream.sending);
         if stream.is_left && !stream.sending.owes_fin() {
             self.forget(id);
         }

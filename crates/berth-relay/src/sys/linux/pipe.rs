@@ -10,7 +10,7 @@ use rustix::io::retry_on_intr;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use crate::buffers;
-use crate::local::registered::{Direction, Registered};
+use crate::local::poll_socket::{Direction, PollSocket};
 
 /// Bytes that a pipe may hold.
 const LENGTH: usize = 256 * 1024;
@@ -103,7 +103,7 @@ impl Pipe {
     pub fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        source: &dyn Registered,
+        source: &dyn PollSocket,
         most: usize,
     ) -> Poll<io::Result<usize>> {
         let socket = source.raw();
@@ -114,18 +114,16 @@ impl Pipe {
         Poll::Ready(Ok(filled))
     }
 
-    /// Gives up to `most` of its bytes to a socket: how many it took.
+    /// Gives its bytes to a socket: how many it took.
     ///
     /// [`io::ErrorKind::InvalidInput`] says that the socket takes nothing from pipes.
     pub fn poll_empty(
         &mut self,
         cx: &mut Context<'_>,
-        target: &dyn Registered,
-        most: usize,
+        target: &dyn PollSocket,
     ) -> Poll<io::Result<usize>> {
         let socket = target.raw();
-        let most = most.min(self.held);
-        let mut empty = || move_some(&self.out, &*socket, most);
+        let mut empty = || move_some(&self.out, &*socket, self.held);
         let moved = ready!(target.poll_io(cx, Direction::Out, 0, &mut empty))?;
         self.held -= moved;
         Poll::Ready(Ok(moved))
@@ -141,20 +139,18 @@ impl Pipe {
         is_in
     }
 
-    /// Takes up to `most` bytes from another pipe, as many as there is room for; how many.
-    pub fn take_from(&mut self, other: &mut Self, most: usize) -> usize {
-        let most = most.min(other.held);
-        let mut taken = 0;
-        while taken < most {
-            match move_some(&other.out, &self.into, most - taken) {
+    /// Takes bytes from another pipe, as many as there is room for.
+    pub fn take_from(&mut self, other: &mut Self) {
+        while other.held > 0 {
+            match move_some(&other.out, &self.into, other.held) {
                 // It is full: nothing else can be wrong with two pipes.
-                Ok(0) | Err(_) => break,
-                Ok(count) => taken += count,
+                Ok(0) | Err(_) => return,
+                Ok(count) => {
+                    other.held -= count;
+                    self.held += count;
+                }
             }
         }
-        other.held -= taken;
-        self.held += taken;
-        taken
     }
 
     /// Copies its next bytes out. They must be there.
@@ -203,21 +199,19 @@ mod tests {
         let mut payload = filled(b"0123456789").await;
         let mut framed = Pipe::take().unwrap();
         assert!(framed.put(b"<"));
-        assert_eq!(framed.take_from(&mut payload, 4), 4);
+        framed.take_from(&mut payload);
         assert!(framed.put(b">"));
-        assert_eq!(framed.take_from(&mut payload, 100), 6);
         assert_eq!((payload.held(), framed.held()), (0, 12));
         let mut begin = [0; 3];
         framed.read_exact(&mut begin).unwrap();
         let (near, mut far) = UnixStream::pair().unwrap();
         while framed.held() > 0 {
-            let moved = poll_fn(|cx| framed.poll_empty(cx, &near, 5)).await.unwrap();
-            assert!((1..=5).contains(&moved));
+            poll_fn(|cx| framed.poll_empty(cx, &near)).await.unwrap();
         }
         drop(near);
         let mut rest = String::new();
         far.read_to_string(&mut rest).await.unwrap();
-        assert_eq!((&begin[..], &*rest), (&b"<01"[..], "23>456789"));
+        assert_eq!((&begin[..], &*rest), (&b"<01"[..], "23456789>"));
     }
 
     #[tokio::test]
@@ -226,12 +220,13 @@ mod tests {
         while full.put(&[7; PIPE_BUF]) {}
         let held = full.held();
         let mut more = filled(b"more").await;
-        assert_eq!((full.take_from(&mut more, 4), more.held()), (0, 4));
-        assert_eq!(full.held(), held);
+        full.take_from(&mut more);
+        assert_eq!((full.held(), more.held()), (held, 4));
         let mut all = vec![0; held];
         full.read_exact(&mut all).unwrap();
         assert_eq!((all[0], &all[1..]), (b'x', &vec![7; held - 1][..]));
-        assert_eq!(full.take_from(&mut more, 4), 4);
+        full.take_from(&mut more);
+        assert_eq!((full.held(), more.held()), (4, 0));
     }
 
     #[tokio::test]
@@ -240,7 +235,7 @@ mod tests {
         let (near, _far) = UnixStream::pair().unwrap();
         let flags = rustix::fs::OFlags::APPEND | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::fcntl_setfl(&near, flags).unwrap();
-        let error = poll_fn(|cx| pipe.poll_empty(cx, &near, 4)).await;
+        let error = poll_fn(|cx| pipe.poll_empty(cx, &near)).await;
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidInput);
         let mut kept = [0; 4];
         pipe.read_exact(&mut kept).unwrap();

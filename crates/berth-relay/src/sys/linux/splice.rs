@@ -144,7 +144,7 @@ fn poll_empty(
     count: &Counter,
 ) -> Poll<io::Result<()>> {
     while pipe.held() > 0 {
-        let moved = ready!(pipe.poll_empty(cx, target, usize::MAX))?;
+        let moved = ready!(pipe.poll_empty(cx, target))?;
         if moved == 0 {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
