@@ -41,7 +41,7 @@ pub use stream::LinkStream;
 use table::Table;
 
 /// The longest window of one stream, in bytes: enough that a fast reader on a busy machine does not starve.
-pub const LONGEST_WINDOW: u32 = 1024 * 1024;
+pub const LONGEST_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// What all windows of a session may be together, in bytes, beyond the credit that each stream begins with.
 pub const WINDOW_BUDGET: u32 = 16 * 1024 * 1024;

@@ -31,6 +31,8 @@ const LIMITS: Limits = Limits {
 /// A carrier that counts what it is given and what it is asked for in memory.
 struct Watched {
     io: UnixStream,
+    /// As the device of a virtio-serial port.
+    is_no_socket: bool,
     copied: Arc<Copied>,
 }
 
@@ -42,7 +44,7 @@ struct Copied {
 
 impl Carrier for Watched {
     fn socket(&self) -> Option<&dyn PollSocket> {
-        Some(&self.io)
+        (!self.is_no_socket).then_some(&self.io)
     }
 }
 
@@ -99,10 +101,15 @@ struct Session {
 }
 
 impl Session {
-    fn over((host, guest): (UnixStream, UnixStream)) -> Self {
+    fn over(pair: (UnixStream, UnixStream)) -> Self {
+        Self::with_guest(pair, false)
+    }
+
+    fn with_guest((host, guest): (UnixStream, UnixStream), is_no_socket: bool) -> Self {
         let copied = [Arc::default(), Arc::default()];
         let watched = |io, number: usize| Watched {
             io,
+            is_no_socket: is_no_socket && number == 1,
             copied: Arc::clone(&copied[number]),
         };
         let session = SessionId(*b"sixteen bytes id");
@@ -212,6 +219,25 @@ async fn most_of_it_is_never_copied_and_all_of_it_arrives() {
     let (written, read) = session.copied();
     assert!(written < bytes.len(), "{written} bytes written from memory");
     assert!(read < bytes.len(), "{read} bytes read into memory");
+}
+
+/// Frames of the length of a pipe come to somebody who has none.
+#[tokio::test]
+async fn an_end_without_pipes_reads_what_the_other_sends_through_them() {
+    for room in [5000, 200_000] {
+        let pair = UnixStream::pair().unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&pair.0, room).unwrap();
+        let mut session = Session::with_guest(pair, true);
+        let bytes = pattern(10_000_000);
+        exchange(&mut session, &bytes).await;
+        let [host, guest] = &session.copied;
+        let sent = host.written.load(Ordering::Relaxed);
+        let received = guest.read.load(Ordering::Relaxed);
+        assert!(
+            sent < bytes.len() / 2 && received > bytes.len(),
+            "{sent} {received}"
+        );
+    }
 }
 
 /// Every batch stops in the middle, and more is queued meanwhile.
