@@ -115,10 +115,11 @@ async fn outage() {
     let servers = raced.lab.report().upstreams;
     assert!(servers[0].is_silent && servers[0].asked < servers[2].asked / 2);
 
-    hanging.go_on();
+    hanging.go_on().await;
     let _back = Nsd::start(GONE, port).await;
     for asked in all {
-        assert_eq!(asked.ask("back".to_owned()).await, Rcode::NO_ERROR);
+        let end = asked.ask("back".to_owned()).await;
+        assert_eq!(end, Rcode::NO_ERROR, "{:?}", asked.lab.report().upstreams);
     }
     let until = Instant::now() + HANG;
     let mut pace = interval(PACE);
