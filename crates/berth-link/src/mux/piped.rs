@@ -116,9 +116,7 @@ mod tests {
 
     use super::*;
 
-    /// What the kernel puts into a pipe for each write.
-    const PAGE: usize = 4096;
-
+    /// Each piece has a place of its own in the pipe, of which there are 64.
     async fn pipe_with(pieces: usize, length: usize) -> Pipe {
         let (near, far) = UnixStream::pair().unwrap();
         let mut pipe = Pipe::take().unwrap();
@@ -139,10 +137,10 @@ mod tests {
 
     #[tokio::test]
     async fn header_and_payload_leave_together() {
-        let mut frame = PipedFrame::of(3, pipe_with(3, PAGE).await);
+        let mut frame = PipedFrame::of(3, pipe_with(3, 5000).await);
         let (near, far) = UnixStream::pair().unwrap();
         let written = poll_fn(|cx| frame.poll_write(cx, &near)).await.unwrap();
-        let whole = bytes(3 * PAGE);
+        let whole = bytes(3 * 5000);
         assert_eq!((written, frame.is_empty()), (whole.len(), true));
         let mut came = vec![0; whole.len()];
         far.readable().await.unwrap();
