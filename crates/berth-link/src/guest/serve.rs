@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use berth_relay::Carrier;
-use berth_relay::carrier::make_room;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -180,7 +179,6 @@ where
     S: Carrier,
     D: Duties,
 {
-    make_room(io);
     let (mux, incoming, mut driver) = mux::new(io, inbox, Side::Guest, hello.session, LIMITS);
     let over = CancellationToken::new();
     let _over_at_the_end = over.clone().drop_guard();

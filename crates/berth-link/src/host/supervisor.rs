@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_relay::carrier::make_room;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -128,7 +127,6 @@ impl Owner {
             inbox,
             ack,
         } = greeted;
-        make_room(&carrier);
         let (mux, incoming, mut driver) = mux::new(carrier, inbox, Side::Host, ack.session, LIMITS);
         let asked = self.announce(&mux, &ack);
         let talk = Talk::new(&mut self.events, asked, &self.kick, ack.boot_id);
