@@ -29,4 +29,6 @@ pub use local::LocalSocket;
 pub use local::poll_socket::PollSocket;
 pub use remote::{Copied, RemoteStream};
 pub use sys::Pipe;
+#[cfg(target_os = "linux")]
+pub use sys::send_unpaced;
 pub use tally::{Tally, Traffic};

@@ -75,6 +75,11 @@ fn bind_at(planned: &Planned, address: SocketAddr, transport: Transport) -> io::
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::from(address))?;
     if transport == Transport::Tcp {
+        #[cfg(target_os = "linux")]
+        if address.ip().is_loopback() {
+            // About speed only.
+            let _ = berth_relay::send_unpaced(&socket);
+        }
         socket.listen(BACKLOG)?;
     }
     Ok(socket)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
-use tokio::net::{TcpStream, UdpSocket, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::House;
@@ -25,14 +25,26 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_m
 pub(super) async fn tcp(text: &str) -> Result<TcpStream, TunnelError> {
     let address = parse(text)?;
     let connecting = async {
-        match TcpStream::connect(reachable(address)).await {
-            Err(why) if has_no_ipv6(address, &why) => TcpStream::connect(instead(address)).await,
+        match connected_tcp(reachable(address)).await {
+            Err(why) if has_no_ipv6(address, &why) => connected_tcp(instead(address)).await,
             connected => connected,
         }
     };
     let connected = timeout(LIMIT, connecting).await;
     let connected = connected.map_err(|_| timed_out(text))?;
     connected.map_err(|why| TunnelError::io("connect to", text)(why))
+}
+
+async fn connected_tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    if address.ip().is_loopback() {
+        // About speed only.
+        let _ = berth_relay::send_unpaced(&socket);
+    }
+    socket.connect(address).await
 }
 
 /// Connects a socket for datagrams to `ip:port`, and tells the address.
