@@ -10,7 +10,8 @@ use std::thread::{park, spawn};
 use anyhow::{Context, Result};
 use rustix::net::{AddressFamily, SocketType, accept, bind, listen, socket};
 
-use super::request::{self, BLOCK};
+use super::block::Block;
+use super::request;
 use super::server;
 use crate::program::Program;
 use crate::sys::VsockAddress;
@@ -55,7 +56,7 @@ fn serve_tcp() -> Result<()> {
 
 fn serve_serial() -> Result<()> {
     let device = serial_device()?;
-    let mut buffer = vec![0; BLOCK];
+    let mut buffer = Block::new();
     loop {
         let mut port = OpenOptions::new()
             .read(true)
@@ -87,7 +88,7 @@ fn serve_vsock() -> Result<()> {
     let listener = vsock_listener().context("listen on a vsock port")?;
     loop {
         let stream = accept(&listener).context("accept a vsock connection")?;
-        spawn(move || request::serve(&mut File::from(stream), &mut vec![0; BLOCK]));
+        spawn(move || request::serve(&mut File::from(stream), &mut Block::new()));
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::request::{BLOCK, Task, read_some, send};
+use super::block::Block;
+use super::request::{Task, read_some, send};
 
 /// How long a peer may say nothing: a limit against hanging.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -24,7 +25,7 @@ pub(crate) fn connect(to: SocketAddr) -> io::Result<TcpStream> {
 
 /// Carries a task out on a stream, and says how long it took.
 pub(crate) fn bulk(stream: &mut (impl Read + Write), task: Task) -> io::Result<Duration> {
-    let mut buffer = vec![0; BLOCK];
+    let mut buffer = Block::new();
     let begin = Instant::now();
     stream.write_all(&task.encode())?;
     match task {

@@ -1,6 +1,7 @@
 //! The programs at both ends of what the benches measure: servers, clients, and a plain relay. The same binary, built
 //! statically, runs in the guest as `xtask traffic …`; the host's side is called as functions.
 
+mod block;
 pub(crate) mod carriers;
 pub(crate) mod client;
 pub(crate) mod ports;

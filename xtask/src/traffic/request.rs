@@ -3,9 +3,6 @@
 
 use std::io::{self, Read, Write};
 
-/// Size of the buffers at both ends.
-pub(super) const BLOCK: usize = 256 << 10;
-
 /// Size of a request.
 const LENGTH: usize = 9;
 

@@ -7,8 +7,8 @@ use std::thread::spawn;
 
 use anyhow::{Context, Result};
 
-use super::request::{self, BLOCK};
-use super::udp;
+use super::block::Block;
+use super::{request, udp};
 
 /// Connections served at the same time; more of them wait to be accepted.
 const THREADS: usize = 64;
@@ -36,7 +36,7 @@ pub(crate) fn start(address: SocketAddr) -> Result<SocketAddr> {
 }
 
 fn accept_forever(listener: &TcpListener) {
-    let mut buffer = vec![0; BLOCK];
+    let mut buffer = Block::new();
     loop {
         let Ok((mut stream, _)) = listener.accept() else {
             continue;

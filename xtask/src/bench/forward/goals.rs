@@ -6,7 +6,7 @@ use super::memory;
 use super::sheet::Sheet;
 use super::side::Role;
 use super::throughput::Bulk;
-use super::{BERTH, MACHINE, THREE_RELAYS, TWO_RELAYS, delays, leaks};
+use super::{BERTH, MACHINE, THREE_RELAYS, delays, leaks};
 use crate::bench::stats::Goal;
 
 /// A goal, and what it is about.
@@ -36,7 +36,6 @@ fn throughput(sheet: &Sheet) -> Vec<Named> {
     for bulk in [Bulk::TO_GUEST, Bulk::TO_HOST] {
         // Ours pass three relays in the native-speed guest: both agents, and the port of the machine itself.
         ratio(bulk, THREE_RELAYS, relays);
-        ratio(bulk, TWO_RELAYS, relays);
         ratio(bulk, Forwarder::Grpc.name(), |value| {
             Goal::at_least(4.0, value, " x", 1)
         });
