@@ -13,6 +13,9 @@ pub(crate) enum MountError {
     /// Another mount of this session has the place.
     #[error("it is ordered twice")]
     Twice,
+    /// Whatever is mounted is being unmounted.
+    #[error("the guest agent is ending")]
+    Ending,
     /// The host has not told, or the volume has not been read.
     #[error("the instance's user is not known yet")]
     NoUser,

@@ -59,8 +59,11 @@ pub(super) async fn live(house: &House, session: &Session, id: u32, stream: Link
         tracing::debug!("a mount was opened and not ordered");
         return;
     };
-    let claimed = session.claims().points.insert(order.point.clone());
-    let ended = if claimed {
+    let ending = house.closing.is_cancelled();
+    let claimed = !ending && session.claims().points.insert(order.point.clone());
+    let ended = if ending {
+        Err(MountError::Ending)
+    } else if claimed {
         serve(house, session, id, &order, &mut talk).await
     } else {
         Err(MountError::Twice)

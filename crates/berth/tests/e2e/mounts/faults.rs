@@ -13,6 +13,9 @@ use crate::instance::{Home, Instance, Lines};
 
 const POINT: &str = "/mnt/x";
 
+/// What `berth shell` runs to tell one boot from another.
+const BOOT: &str = "stat -c %Z /proc/1";
+
 /// What `berth shell` runs to look at the share, and what it says when that takes too long.
 const LOOK: &str = "timeout 5 ls /mnt/x >/dev/null 2>&1; test $? -ne 124 && echo answered";
 
@@ -235,17 +238,19 @@ fn delete_the_directory(scene: &mut Scene<'_, '_>, shared: &Path) {
     events.until("its end", |event| {
         event["status"]["running"] == true && event["status"]["degraded"] != true
     });
+    scene.until("not mounted any more");
+    scene.until("mounted in the guest");
     scene.check(shared, "after the directory was made again");
 }
 
 fn reboot(scene: &mut Scene<'_, '_>, shared: &Path) {
     let open = "exec 3> /mnt/x/open; echo kept >&3; sleep 1000 >/dev/null 2>&1 &";
     let _ = scene.guest(open);
+    let before = scene.guest(BOOT);
     // How the connection ends is a matter of luck.
     let _ = scene.instance.shell("sudo systemctl reboot");
     scene.until("not mounted any more");
-    scene.until("mounted in the guest");
-    await_login(scene);
+    await_login(scene, &before);
     assert_eq!(
         fs::read_to_string(shared.join("open")).expect("a file"),
         "kept\n"
@@ -253,9 +258,16 @@ fn reboot(scene: &mut Scene<'_, '_>, shared: &Path) {
     scene.check(shared, "after the reboot");
 }
 
-/// The mount may be back before the login is.
-fn await_login(scene: &Scene<'_, '_>) {
-    while scene.instance.shell("true").code != Some(0) {
+/// Waits for a login to a boot that is not the one `before`: a guest that goes down may still let somebody in.
+#[track_caller]
+fn await_login(scene: &Scene<'_, '_>, before: &str) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let boot = scene.instance.shell(BOOT);
+        if boot.code == Some(0) && boot.stdout != before {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no login: {boot:?}");
         thread::sleep(Duration::from_millis(100));
     }
 }
