@@ -8,6 +8,7 @@ use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_link::boot::BootSpec;
@@ -28,6 +29,7 @@ use crate::duties::{HostDuties, PortWatch};
 use crate::files::failed;
 use crate::guest::Guest;
 use crate::install::become_current;
+use crate::lanes;
 use crate::mounts::Mounts;
 use crate::ports;
 use crate::progress::{Progress, RUNTIME_DIRECTORY};
@@ -64,7 +66,7 @@ struct Agent<'a> {
     board: Board,
     progress: Progress,
     follower: Follower,
-    tunnels: Tunnels,
+    tunnels: Arc<Tunnels>,
     mounts: Mounts,
     port_watch: PortWatch,
 }
@@ -86,7 +88,7 @@ impl<'a> Agent<'a> {
         Ok(Self {
             options,
             readiness,
-            tunnels: Tunnels::new(&guest),
+            tunnels: Arc::new(Tunnels::new(&guest)),
             mounts: Mounts::new(&guest),
             guest,
             board,
@@ -103,6 +105,7 @@ impl<'a> Agent<'a> {
         let work = async {
             tokio::join!(
                 self.link(cancel.clone()),
+                self.lanes(&cancel),
                 self.boot(),
                 self.follower.run(&self.guest, &self.board),
                 self.watch_ports(),
@@ -159,6 +162,13 @@ impl<'a> Agent<'a> {
                 Ok(port) => self.serve(port, cancel).await,
                 Err(why) => tracing::error!("there is no link to the host: {}", chain(&why)),
             },
+        }
+    }
+
+    /// Serves the lanes beside that port. Over vsock there are none.
+    async fn lanes(&self, cancel: &CancellationToken) {
+        if self.options.vsock_port().is_none() {
+            lanes::serve(Path::new(PORTS), &self.board, &self.tunnels, cancel).await;
         }
     }
 

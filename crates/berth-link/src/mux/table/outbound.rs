@@ -215,9 +215,9 @@ impl Table {
         self.bye == Bye::Queued
     }
 
-    /// Whether only the control stream is left, so that big buffers can go.
+    /// Whether no stream is left but the control stream, so that big buffers can go.
     pub(in crate::mux) fn is_quiet(&self) -> bool {
-        self.streams.len() <= 1
+        self.streams.len() <= usize::from(self.has_control)
     }
 
     /// A big buffer for what comes in next.
