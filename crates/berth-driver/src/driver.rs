@@ -184,19 +184,6 @@ pub trait Driver: Send + Sync {
     /// Connects to the guest agent over the driver's own carrier. `None`: there is none, use SSH.
     async fn guest_agent_conn(&self) -> Result<Option<Box<dyn Carrier>>, DriverError>;
 
-    /// How many lanes lead to berth's guest agent, beside [`Driver::guest_agent_conn`]: further carriers, for connections only.
-    fn lanes(&self) -> usize {
-        0
-    }
-
-    /// Connects to a lane, counted from 1.
-    async fn lane_conn(&self, lane: usize) -> Result<Box<dyn Carrier>, DriverError> {
-        Err(DriverError::refuse(
-            "lane",
-            format!("this driver has no lane {lane} to the guest agent"),
-        ))
-    }
-
     /// Whether Lima's guest agent must be reached through an SSH-forwarded socket.
     fn forward_guest_agent(&self) -> bool {
         let info = self.info();

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use berth_relay::RemoteStream;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::address::{GuestTarget, HostAddr};
@@ -27,28 +26,8 @@ pub trait Dialer: Send + Sync + 'static {
     /// next socket of the same forward tried.
     async fn dial(&self, target: &GuestTarget) -> io::Result<Box<dyn GuestStream>>;
 
-    /// The lane for the next connection; `None`: it is carried where this is asked, through this dialer.
-    fn lane(&self) -> Option<Lane> {
-        None
-    }
-
     /// Waits until there is a way into the guest; at once when there is one. Must be cancel-safe.
     async fn ready(&self) {}
-}
-
-/// A way into the guest beside others, and the thread on which connections through it are carried.
-#[derive(Clone)]
-pub struct Lane {
-    /// Connects through it.
-    pub dialer: Arc<dyn Dialer>,
-    /// Runs their tasks.
-    pub runtime: Handle,
-}
-
-impl fmt::Debug for Lane {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane").finish_non_exhaustive()
-    }
 }
 
 /// Has the guest's user listen on unix sockets in the guest.

@@ -8,7 +8,6 @@ use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::str::FromStr as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use berth_link::boot::BootSpec;
@@ -29,7 +28,6 @@ use crate::duties::{HostDuties, PortWatch};
 use crate::files::failed;
 use crate::guest::Guest;
 use crate::install::become_current;
-use crate::lanes;
 use crate::mounts::Mounts;
 use crate::ports;
 use crate::progress::{Progress, RUNTIME_DIRECTORY};
@@ -66,7 +64,7 @@ struct Agent<'a> {
     board: Board,
     progress: Progress,
     follower: Follower,
-    tunnels: Arc<Tunnels>,
+    tunnels: Tunnels,
     mounts: Mounts,
     port_watch: PortWatch,
 }
@@ -88,7 +86,7 @@ impl<'a> Agent<'a> {
         Ok(Self {
             options,
             readiness,
-            tunnels: Arc::new(Tunnels::new(&guest)),
+            tunnels: Tunnels::new(&guest),
             mounts: Mounts::new(&guest),
             guest,
             board,
@@ -105,7 +103,6 @@ impl<'a> Agent<'a> {
         let work = async {
             tokio::join!(
                 self.link(cancel.clone()),
-                self.lanes(&cancel),
                 self.boot(),
                 self.follower.run(&self.guest, &self.board),
                 self.watch_ports(),
@@ -162,13 +159,6 @@ impl<'a> Agent<'a> {
                 Ok(port) => self.serve(port, cancel).await,
                 Err(why) => tracing::error!("there is no link to the host: {}", chain(&why)),
             },
-        }
-    }
-
-    /// Serves the lanes beside that port. Over vsock there are none.
-    async fn lanes(&self, cancel: &CancellationToken) {
-        if self.options.vsock_port().is_none() {
-            lanes::serve(Path::new(PORTS), &self.board, &self.tunnels, cancel).await;
         }
     }
 

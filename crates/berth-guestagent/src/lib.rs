@@ -16,7 +16,6 @@
 //! | `ports` | which sockets listen, and which ports Kubernetes publishes |
 //! | `watch`, `netlink` | waiting for files and for the network without polling |
 //! | `tunnels` | the flows that the host opens, and the sockets that it has the guest listen on |
-//! | `lanes` | further ports to the host, for its connections |
 //! | `time_sync` | the guest's clock, as the host asks and changes it |
 //! | `mounts` | the host's directories through sshfs |
 //! | `vsock_ssh` | sshd behind a port of vsock |
@@ -37,7 +36,6 @@ mod duties;
 mod files;
 mod guest;
 mod install;
-mod lanes;
 mod log;
 mod mount_table;
 mod mounts;

@@ -19,7 +19,6 @@ use tokio::sync::{broadcast, mpsc, watch};
 use crate::agent::Tasks;
 use crate::cloud_init;
 use crate::forwarding::guest_ports;
-use crate::lanes::Lanes;
 
 /// What the guest agent has told us, over all its sessions.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -148,8 +147,6 @@ pub struct GuestLink {
     pub ports: watch::Receiver<GuestPorts>,
     /// Requests to the guest agent.
     pub handle: LinkHandle,
-    /// Where connections go, if the driver has such.
-    pub(crate) lanes: Lanes,
 }
 
 impl GuestLink {
@@ -161,7 +158,7 @@ impl GuestLink {
         tasks: &Tasks,
     ) -> Self {
         let (handle, events) = Supervisor::start(
-            Arc::new(DriverConnector(Arc::clone(&driver))),
+            Arc::new(DriverConnector(driver)),
             Arc::new(|| Welcome {
                 host_time: SystemTime::now(),
             }),
@@ -185,7 +182,6 @@ impl GuestLink {
         Self {
             view,
             ports,
-            lanes: Lanes::start(&driver, &handle, tasks),
             handle,
         }
     }

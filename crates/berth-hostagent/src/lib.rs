@@ -23,7 +23,6 @@ pub mod agent;
 pub mod cleanup;
 pub mod error;
 pub mod guest;
-mod lanes;
 pub mod lima_agent;
 pub mod master;
 pub mod ports;

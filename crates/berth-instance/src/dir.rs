@@ -85,12 +85,6 @@ files! {
 }
 
 impl InstanceDir {
-    /// QEMU's end of the virtio-serial port of a lane of the guest link, counted from 1 (`ga-lane1.sock`).
-    #[must_use]
-    pub fn ga_lane_sock(&self, lane: usize) -> PathBuf {
-        self.0.join(format!("ga-lane{lane}.sock"))
-    }
-
     /// Pid file of the VM, by driver name (`qemu.pid`).
     #[must_use]
     pub fn vm_pid(&self, driver: &str) -> PathBuf {

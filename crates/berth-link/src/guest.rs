@@ -15,4 +15,4 @@ pub use board::{Board, GuestIdentity};
 pub use duties::Duties;
 pub use port::{Port, PortError, VsockListener, open_port, ring_over_vsock};
 pub use reverse::ReverseOpener;
-pub use serve::{Arrival, serve, serve_carrier, serve_lane};
+pub use serve::{Arrival, serve, serve_carrier};

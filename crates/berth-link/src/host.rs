@@ -5,7 +5,6 @@
 //! agent opens the port, and neither a wait for it nor a session without traffic holds a timer.
 
 mod greet;
-mod lane;
 mod ports;
 mod queue;
 mod reverse;
@@ -26,9 +25,8 @@ use tokio_util::task::TaskTracker;
 use crate::event::{BootId, GuestEvent, Request, Response, Welcome, wire};
 use crate::flow::FlowHeader;
 use crate::message::MessageError;
-use crate::mux::{LinkStream, Load, Mux, OpenError};
+use crate::mux::{LinkStream, Mux, OpenError};
 use crate::session::SessionEnd;
-pub use lane::{Lane, LaneHandle};
 use queue::EventQueue;
 pub use reverse::ReverseStreams;
 use reverse::{Takers, WeakTakers};
@@ -215,28 +213,6 @@ impl LinkHandle {
         self.kick.notify_one();
     }
 
-    /// What the link's first carrier has to do; `None` while there is no session.
-    #[must_use]
-    pub fn load(&self) -> Option<Load> {
-        let current = self.current.borrow();
-        current.session.as_ref().map(|session| session.mux.load())
-    }
-
-    /// Waits for a session, and says its number; `None` when the link was shut down.
-    async fn up(&self) -> Option<u64> {
-        let mut current = self.current.clone();
-        let up = current.wait_for(|current| current.session.is_some()).await;
-        up.ok().and_then(|current| current.generation())
-    }
-
-    /// Waits for the end of a session.
-    async fn over(&self, generation: u64) {
-        let mut current = self.current.clone();
-        let is_over = |current: &Current| current.generation() != Some(generation);
-        // Without an owner it is over, too.
-        let _ = current.wait_for(is_over).await;
-    }
-
     /// Where the link is now.
     #[must_use]
     pub fn state(&self) -> LinkState {
@@ -259,14 +235,6 @@ struct Current {
 }
 
 impl Current {
-    /// The number of the session, while there is one.
-    fn generation(&self) -> Option<u64> {
-        match self.state {
-            LinkState::Up { generation } => Some(generation),
-            LinkState::Connecting { .. } | LinkState::Greeting => None,
-        }
-    }
-
     fn connecting(failure: Option<String>) -> Self {
         Self {
             state: LinkState::Connecting { failure },

@@ -10,7 +10,6 @@
 //! | [`message`], [`event`] | control messages on the wire, and the checked types that callers see |
 //! | [`host`] | the host's end: one supervised connection with generations |
 //! | [`guest`] | the guest's end: the port, the notice board, requests |
-//! | [`lane`] | further carriers for connections |
 //! | [`mount`], [`files`], [`time`] | what host and guest tell each other about one mount, changes of files, and the clock |
 //! | [`boot`] | `boot.json`, what the host asks of the guest at every boot (travels in cidata, not over the link) |
 
@@ -24,7 +23,6 @@ pub mod frame;
 pub mod guest;
 pub mod hello;
 pub mod host;
-pub mod lane;
 pub mod message;
 pub mod mount;
 pub mod mux;

@@ -66,8 +66,8 @@ pub enum MessageError {
     /// Another first message than the peer has to send.
     #[error("the control stream did not begin with {0}")]
     Beginning(&'static str),
-    /// A control stream beside the first one, or on a lane.
-    #[error("a control stream was opened where none belongs")]
+    /// A control stream beside the first one.
+    #[error("a second control stream was opened")]
     SecondControl,
     /// The control stream ended before the session did.
     #[error("the control stream ended before the session did")]

@@ -13,14 +13,12 @@
 //! | `table` | the rules: which frame may come when, and what follows from it |
 //! | `receive`, `send` | the halves of a stream: windows; urgent frames and turns |
 //! | `chunk`, `piped` | buffers; frames whose payloads are in pipes |
-//! | `pace` | telling bulk from talk |
 //! | `stream` | what a stream's user holds |
 
 mod chunk;
 mod driver;
 mod inbox;
 mod outbox;
-mod pace;
 mod piped;
 mod reader;
 mod receive;
@@ -48,9 +46,6 @@ pub const LONGEST_WINDOW: u32 = 2 * 1024 * 1024;
 /// What all windows of a session may be together, in bytes, beyond the credit that each stream begins with.
 pub const WINDOW_BUDGET: u32 = 16 * 1024 * 1024;
 
-/// The same for a session of a lane, of which there are [`crate::lane::MOST`].
-pub const LANE_BUDGET: u32 = 4 * 1024 * 1024;
-
 /// Which end this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -72,15 +67,6 @@ pub struct Limits {
     pub window: u32,
     /// Bytes that all streams together may hold beyond what each begins with.
     pub budget: u32,
-}
-
-/// How much a session has to do: the smaller, the sooner it gets to something new.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Load {
-    /// Whether its carrier moves bulk, behind which everything waits.
-    pub has_bulk: bool,
-    /// Streams that are open, of both ends.
-    pub streams: usize,
 }
 
 /// Opens streams. Clones share the session.
@@ -135,12 +121,6 @@ impl Mux {
     pub fn open(&self, header: &FlowHeader) -> Result<LinkStream, OpenError> {
         let id = self.shared.table().open(header)?;
         Ok(LinkStream::new(id, self.shared.clone()))
-    }
-
-    /// How much this session has to do now.
-    #[must_use]
-    pub fn load(&self) -> Load {
-        self.shared.table().load()
     }
 
     /// Says good-bye once everything written so far has left. [`Driver::run`] then ends with

@@ -54,9 +54,6 @@ pub enum SessionEnd {
     /// No random number for the session's id.
     #[error("could not get a random session id from the system")]
     NoRandom(#[source] getrandom::Error),
-    /// A lane ends with the session of the link that it belongs to.
-    #[error("the link that the lane belongs to went down")]
-    LinkDown,
     /// This end was told to stop.
     #[error("the link was shut down")]
     Cancelled,

@@ -28,7 +28,7 @@ pub use join::{RelayError, join, join_sockets};
 pub use local::LocalSocket;
 pub use local::poll_socket::PollSocket;
 pub use remote::{Copied, RemoteStream};
+pub use sys::Pipe;
 #[cfg(target_os = "linux")]
 pub use sys::send_unpaced;
-pub use sys::{Pipe, share_one_heap};
 pub use tally::{Tally, Traffic};

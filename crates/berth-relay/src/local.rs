@@ -43,11 +43,6 @@ pub trait LocalSocket: fmt::Debug + Send + Sync + poll_socket::PollSocket {
     /// failure only if it wrote what was not read.
     fn abort_when_closed(&self);
 
-    /// Moves the socket to the runtime that this is called in: readiness is told there from now on.
-    fn adopted(self) -> io::Result<Self>
-    where
-        Self: Sized;
-
     /// Closes the socket so that the peer sees a failure, as far as it can.
     fn abort(self)
     where
@@ -150,10 +145,6 @@ macro_rules! local_socket {
 
             fn abort_when_closed(&self) {
                 $abort(self);
-            }
-
-            fn adopted(self) -> io::Result<Self> {
-                Self::from_std(self.into_std()?)
             }
         }
     };

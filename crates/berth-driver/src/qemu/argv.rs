@@ -6,7 +6,7 @@
 //! - flash has a second half for the UEFI variables, a copy of the instance's own;
 //! - the user network starts without `hostfwd`: forwards are added by monitor command, whose answer says why one fails;
 //! - a second monitor, `qmp-berth.sock`, for the agent; `qmp.sock` stays free for people and Lima's CLI;
-//! - the guest agent's virtio-serial port is there on every host system, and further ones beside it, for its lanes;
+//! - the guest agent's virtio-serial port is there on every host system;
 //! - commas in paths are doubled, as QEMU's option lists want.
 
 use std::ffi::{OsStr, OsString};
@@ -25,18 +25,10 @@ use crate::sys;
 pub const AGENT_PORT: &str = "io.lima-vm.guest_agent.0";
 /// QEMU's id of that port's device, as its events name it.
 pub const AGENT_DEVICE: &str = "agent-port";
-/// Virtio-serial ports beside it, for lanes.
-pub const LANES: usize = 4;
 /// QEMU's id of the root disk, unless an installer is attached.
 pub const ROOT_DRIVE: &str = "boot-disk";
 /// QEMU's id of the network that forwards are added to.
 pub const USER_NETWORK: &str = "net0";
-
-/// Name of the virtio-serial port of a lane, counted from 1.
-#[must_use]
-pub fn lane_port(lane: usize) -> String {
-    format!("io.berth.lane.{lane}")
-}
 
 /// All arguments after the program's name.
 #[must_use]
@@ -60,7 +52,7 @@ pub fn argv(plan: &Plan) -> Vec<OsString> {
     args.serial();
     args.shares();
     args.monitors();
-    args.agent_ports();
+    args.agent_port();
     args.add("-name", format!("lima-{}", plan.name));
     args.add("-pidfile", plan.dir.vm_pid("qemu"));
     args.words
@@ -356,26 +348,14 @@ impl<'a> Arguments<'a> {
         self.add("-qmp", "chardev:char-qmp-berth");
     }
 
-    /// On a controller of its own, so that the console keeps its number. The controller's first place is for a console.
-    fn agent_ports(&mut self) {
+    /// On a controller of its own, so that the console keeps its number.
+    fn agent_port(&mut self) {
         self.socket_chardev("char-agent", &self.plan.dir.ga_link_sock(), None);
-        let places = LANES + 2;
-        self.add(
-            "-device",
-            format!("virtio-serial-pci,id=virtio-serial1,max_ports={places}"),
-        );
+        self.add("-device", "virtio-serial-pci,id=virtio-serial1,max_ports=2");
         self.add(
             "-device",
             format!("virtserialport,id={AGENT_DEVICE},bus=virtio-serial1.0,chardev=char-agent,name={AGENT_PORT}"),
         );
-        for lane in 1..=LANES {
-            let (chardev, name) = (format!("char-lane{lane}"), lane_port(lane));
-            self.socket_chardev(&chardev, &self.plan.dir.ga_lane_sock(lane), None);
-            self.add(
-                "-device",
-                format!("virtserialport,id=lane-port{lane},bus=virtio-serial1.0,chardev={chardev},name={name}"),
-            );
-        }
     }
 }
 

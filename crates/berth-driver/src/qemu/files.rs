@@ -6,11 +6,10 @@ use berth_instance::dir::InstanceDir;
 
 use crate::error::DriverError;
 use crate::files::remove_all;
-use crate::qemu::argv::LANES;
 
 /// Sockets that QEMU and swtpm listen on.
 pub(super) fn sockets(dir: &InstanceDir) -> Vec<PathBuf> {
-    let named = [
+    vec![
         dir.qmp_sock(),
         dir.qmp_berth_sock(),
         dir.ga_link_sock(),
@@ -18,9 +17,7 @@ pub(super) fn sockets(dir: &InstanceDir) -> Vec<PathBuf> {
         dir.serialp_sock(),
         dir.serialv_sock(),
         dir.swtpm_sock(),
-    ];
-    let lanes = (1..=LANES).map(|lane| dir.ga_lane_sock(lane));
-    named.into_iter().chain(lanes).collect()
+    ]
 }
 
 /// The socket of a share's virtiofsd.

@@ -55,7 +55,7 @@ use crate::error::DriverError;
 use crate::files::disk_files;
 use crate::process::connect_within;
 use crate::programs;
-use crate::qemu::argv::{AGENT_PORT, LANES};
+use crate::qemu::argv::AGENT_PORT;
 use crate::qemu::firmware::Search;
 use crate::qemu::life::Life;
 use crate::qemu::plan::Plan;
@@ -311,15 +311,6 @@ impl Driver for QemuDriver {
     async fn guest_agent_conn(&self) -> Result<Option<Box<dyn Carrier>>, DriverError> {
         let stream = connect_within(&self.context.dir.ga_link_sock(), qmp::COMMAND_LIMIT).await?;
         Ok(Some(Box::new(stream)))
-    }
-
-    fn lanes(&self) -> usize {
-        LANES
-    }
-
-    async fn lane_conn(&self, lane: usize) -> Result<Box<dyn Carrier>, DriverError> {
-        let path = self.context.dir.ga_lane_sock(lane);
-        Ok(Box::new(connect_within(&path, qmp::COMMAND_LIMIT).await?))
     }
 
     /// Lima's agent listens on a unix socket in the guest; the port of [`Driver::guest_agent_conn`] is for ours.

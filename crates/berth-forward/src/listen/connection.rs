@@ -5,14 +5,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_relay::{LocalSocket, Tally, join};
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::GuestTarget;
-use crate::guest::{Dialer, GuestStream, Lane};
+use crate::guest::GuestStream;
 use crate::limits::Limits;
 use crate::way::Way;
 
@@ -125,20 +124,12 @@ impl Forward {
                 return;
             }
         };
-        let Shared {
-            way, tracker, stop, ..
-        } = &*self.shared;
-        let lane = way.dialer.lane();
-        let runtime = lane
-            .as_ref()
-            .map_or_else(Handle::current, |lane| lane.runtime.clone());
-        let (this, stop) = (Arc::clone(self), stop.clone());
-        let carried = async move {
-            stop.run_until_cancelled(this.carry(socket, family, lane))
-                .await;
+        let this = Arc::clone(self);
+        let stop = self.shared.stop.clone();
+        self.shared.tracker.spawn(async move {
+            stop.run_until_cancelled(this.carry(socket, family)).await;
             drop(permit);
-        };
-        tracker.spawn_on(carried, &runtime);
+        });
     }
 
     /// Takes a place for one connection.
@@ -153,25 +144,8 @@ impl Forward {
         Ok((own, common))
     }
 
-    /// Carries a connection through the lane whose thread this runs on, if it is one's.
-    async fn carry<L: LocalSocket>(
-        &self,
-        mut socket: L,
-        family: Option<Family>,
-        lane: Option<Lane>,
-    ) {
-        let dialer = match &lane {
-            Some(lane) => {
-                // Another thread accepted it.
-                match socket.adopted() {
-                    Ok(adopted) => socket = adopted,
-                    Err(why) => return self.tally.note_error(&why),
-                }
-                &lane.dialer
-            }
-            None => &self.shared.way.dialer,
-        };
-        match self.dial(&**dialer, family).await {
+    async fn carry<L: LocalSocket>(&self, socket: L, family: Option<Family>) {
+        match self.dial(family).await {
             Ok(stream) => {
                 if let Err(why) = join(socket, stream, &self.tally).await {
                     tracing::debug!(%why, "a connection ended early");
@@ -187,20 +161,16 @@ impl Forward {
 
     /// Connects to the first of the targets that takes the connection; those of the client's family come first, so that `::1` leads
     /// to `::1` where both are listened on.
-    async fn dial(
-        &self,
-        dialer: &dyn Dialer,
-        family: Option<Family>,
-    ) -> Result<Box<dyn GuestStream>, DialError> {
-        let limits = &self.shared.limits;
-        if timeout(limits.link, dialer.ready()).await.is_err() {
+    async fn dial(&self, family: Option<Family>) -> Result<Box<dyn GuestStream>, DialError> {
+        let Shared { way, limits, .. } = &*self.shared;
+        if timeout(limits.link, way.dialer.ready()).await.is_err() {
             return Err(DialError::NoWay);
         }
         let deadline = Instant::now() + limits.dial;
         let targets = self.targets();
         let mut refused = DialError::NoTarget;
         for target in in_order(&targets, family) {
-            match timeout_at(deadline, dialer.dial(target)).await {
+            match timeout_at(deadline, way.dialer.dial(target)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(why)) => refused = DialError::Refused(target.clone(), why),
                 Err(_) => return Err(DialError::TimedOut(target.clone())),
@@ -210,8 +180,7 @@ impl Forward {
     }
 
     pub(super) async fn dial_for_datagrams(&self) -> io::Result<Box<dyn GuestStream>> {
-        let dialer = &*self.shared.way.dialer;
-        self.dial(dialer, None).await.map_err(io::Error::other)
+        self.dial(None).await.map_err(io::Error::other)
     }
 
     /// Ends when everything is to end.

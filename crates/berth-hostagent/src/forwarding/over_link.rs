@@ -6,17 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use berth_forward::address::GuestTarget;
-use berth_forward::guest::{Dialer, GuestStream, Lane, ReverseListeners};
+use berth_forward::guest::{Dialer, GuestStream, ReverseListeners};
 use berth_link::event::{Request, ReverseListener};
 use berth_link::flow::{FlowHeader, FlowKind};
-use berth_link::host::{LaneHandle, LinkError, ReverseStreams};
+use berth_link::host::{LinkError, ReverseStreams};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::agent::Tasks;
 use crate::error::chain;
 use crate::guest::GuestLink;
-use crate::lanes::LaneThread;
 
 /// Connections that wait for the reconciler, over all listeners.
 const ACCEPTED: usize = 64;
@@ -97,47 +96,11 @@ impl Dialer for LinkCarrier {
         Ok(Box::new(stream.map_err(not_connected)?))
     }
 
-    fn lane(&self) -> Option<Lane> {
-        let LaneThread { lane, runtime } = self.link.lanes.next(self.link.handle.load())?.clone();
-        let link = self.link.clone();
-        Some(Lane {
-            dialer: Arc::new(LaneDialer { lane, link }),
-            runtime,
-        })
-    }
-
     async fn ready(&self) {
-        connected(&self.link).await;
-    }
-}
-
-/// A lane as a way into the guest.
-struct LaneDialer {
-    lane: LaneHandle,
-    link: GuestLink,
-}
-
-#[async_trait]
-impl Dialer for LaneDialer {
-    async fn dial(&self, target: &GuestTarget) -> io::Result<Box<dyn GuestStream>> {
-        let header = header(target)?;
-        let stream = match self.lane.open_stream(&header) {
-            // It went down since it was chosen.
-            Err(LinkError::Down) => self.link.handle.open_stream(&header),
-            opened => opened,
-        };
-        Ok(Box::new(stream.map_err(not_connected)?))
-    }
-
-    async fn ready(&self) {
-        connected(&self.link).await;
-    }
-}
-
-async fn connected(link: &GuestLink) {
-    let mut view = link.view.clone();
-    if view.wait_for(|view| view.connected).await.is_err() {
-        std::future::pending::<()>().await;
+        let mut view = self.link.view.clone();
+        if view.wait_for(|view| view.connected).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

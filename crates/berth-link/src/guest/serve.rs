@@ -1,6 +1,4 @@
 //! The guest's loop: wait for a host, join its session, and over again.
-//!
-//! The link's first carrier and its lanes differ in what a session is for: [`Role`].
 
 use std::time::Duration;
 
@@ -13,11 +11,10 @@ use super::board::Board;
 use super::duties::Duties;
 use super::port::{Port, PortError};
 use super::reverse::ReverseOpener;
-use super::talk::{pass_flows, talk};
+use super::talk::talk;
 use crate::hello::{Ack, Greeting, Hello, MAX_AGENT_VERSION, Scanner};
 use crate::mux::{
-    self, Inbox, LANE_BUDGET, LONGEST_WINDOW, Limits, Remains, Side, WINDOW_BUDGET,
-    cancelled_with_bye,
+    self, Inbox, LONGEST_WINDOW, Limits, Remains, Side, WINDOW_BUDGET, cancelled_with_bye,
 };
 use crate::session::SessionEnd;
 use crate::text;
@@ -30,14 +27,6 @@ const LIMITS: Limits = Limits {
     budget: WINDOW_BUDGET,
 };
 
-/// What it keeps for one session of a lane, on which it opens nothing.
-const LANE_LIMITS: Limits = Limits {
-    own_streams: 0,
-    peer_streams: 8192,
-    window: LONGEST_WINDOW,
-    budget: LANE_BUDGET,
-};
-
 /// How long the last frames may take to leave when the agent stops.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -48,45 +37,16 @@ const KNOCK_AGAIN_AFTER: usize = 1024 * 1024;
 ///
 /// Returns early only when the port itself is gone for good.
 pub async fn serve<D: Duties>(
-    port: Port,
-    board: Board,
-    duties: &D,
-    cancel: CancellationToken,
-) -> Result<(), PortError> {
-    serve_port(port, Role::First, &board, duties, &cancel).await
-}
-
-/// Serves a lane, as [`serve`] does the link's first carrier: flows only, of which [`Duties::flow`] hears.
-pub async fn serve_lane<D: Duties>(
-    port: Port,
-    board: Board,
-    duties: &D,
-    cancel: CancellationToken,
-) -> Result<(), PortError> {
-    serve_port(port, Role::Lane, &board, duties, &cancel).await
-}
-
-/// What a carrier is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// The control stream, and any flow.
-    First,
-    /// Flows that the host opens.
-    Lane,
-}
-
-async fn serve_port<D: Duties>(
     mut port: Port,
-    role: Role,
-    board: &Board,
+    board: Board,
     duties: &D,
-    cancel: &CancellationToken,
+    cancel: CancellationToken,
 ) -> Result<(), PortError> {
     // Whoever had the port before this process, and whatever session the host believes in, is gone.
     let mut arrival = Arrival::Knocking;
     while let Some(host) = cancel.run_until_cancelled(port.wait_for_host()).await {
         host?;
-        let end = serve_as(role, port.stream(), arrival, board, duties, cancel).await;
+        let end = serve_carrier(port.stream(), arrival, &board, duties, &cancel).await;
         tracing::debug!(%end, "the host is gone");
         // A host that connects anew says HELLO by itself.
         arrival = Arrival::Quiet;
@@ -105,21 +65,6 @@ pub enum Arrival {
 
 /// Serves the host on one carrier, session after session, until the carrier ends or `cancel`: [`serve`] without a port.
 pub async fn serve_carrier<S, D>(
-    io: S,
-    arrival: Arrival,
-    board: &Board,
-    duties: &D,
-    cancel: &CancellationToken,
-) -> SessionEnd
-where
-    S: Carrier,
-    D: Duties,
-{
-    serve_as(Role::First, io, arrival, board, duties, cancel).await
-}
-
-async fn serve_as<S, D>(
-    role: Role,
     mut io: S,
     mut arrival: Arrival,
     board: &Board,
@@ -146,7 +91,7 @@ where
             Some(Err(end)) => return end,
             None => return SessionEnd::Cancelled,
         };
-        let (end, remains) = hold_session(role, &mut io, inbox, hello, board, duties, cancel).await;
+        let (end, remains) = hold_session(&mut io, inbox, hello, board, duties, cancel).await;
         tracing::debug!(%end, "session over");
         inbox = remains.inbox;
         match end {
@@ -223,7 +168,6 @@ where
 }
 
 async fn hold_session<S, D>(
-    role: Role,
     io: &mut S,
     inbox: Inbox,
     hello: Hello,
@@ -235,28 +179,16 @@ where
     S: Carrier,
     D: Duties,
 {
-    let limits = match role {
-        Role::First => LIMITS,
-        Role::Lane => LANE_LIMITS,
-    };
-    let (mux, incoming, mut driver) = mux::new(io, inbox, Side::Guest, hello.session, limits);
+    let (mux, incoming, mut driver) = mux::new(io, inbox, Side::Guest, hello.session, LIMITS);
     let over = CancellationToken::new();
     let _over_at_the_end = over.clone().drop_guard();
-    if role == Role::First {
-        duties.begin(ReverseOpener::new(mux.clone(), over));
-    }
-    let serving = async {
-        match role {
-            Role::First => talk(incoming, board, duties).await,
-            Role::Lane => pass_flows(incoming, duties).await,
-        }
-    };
+    duties.begin(ReverseOpener::new(mux.clone(), over));
     let end = tokio::select! {
         // First, because the other fails when the session does, and knows less of why.
         biased;
         end = driver.run() => end,
         () = cancelled_with_bye(cancel, &mux) => SessionEnd::Cancelled,
-        end = serving => end,
+        end = talk(incoming, board, duties) => end,
     };
     if matches!(end, SessionEnd::Cancelled) {
         // A host that does not read the last frame does not keep the agent.

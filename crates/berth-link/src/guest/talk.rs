@@ -171,8 +171,7 @@ async fn work<D: Duties>(duties: &D, id: u64, request: Option<Request>) -> Done 
     }
 }
 
-/// Has flows served until the session is to end.
-pub(super) async fn pass_flows<D: Duties>(mut incoming: Incoming, duties: &D) -> SessionEnd {
+async fn pass_flows<D: Duties>(mut incoming: Incoming, duties: &D) -> SessionEnd {
     while let Some((header, stream)) = incoming.accept().await {
         if header.kind() == FlowKind::Control {
             return MessageError::SecondControl.into();

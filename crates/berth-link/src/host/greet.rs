@@ -18,33 +18,11 @@ const MAX_STALE: u64 = 8 * 1024 * 1024;
 /// How long the carrier may take for 64 bytes.
 const WRITE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A carrier whose other end has answered.
-pub(super) struct Greeted {
-    pub(super) carrier: Box<dyn Carrier>,
-    pub(super) inbox: Inbox,
-    pub(super) ack: Ack,
-}
-
-/// Begins a session on a carrier, as [`greet`] does.
-pub(super) async fn meet(
-    mut carrier: Box<dyn Carrier>,
-    kick: &Notify,
-) -> Result<Greeted, SessionEnd> {
-    let session = SessionId::random().map_err(SessionEnd::NoRandom)?;
-    let mut inbox = Inbox::default();
-    let ack = greet(&mut carrier, &mut inbox, session, kick).await?;
-    Ok(Greeted {
-        carrier,
-        inbox,
-        ack,
-    })
-}
-
 /// Says HELLO and discards everything until the ACK of this session; for as long as it takes.
 ///
 /// QEMU keeps the HELLO until the guest opens its port, so nothing is repeated by the clock. It is repeated, with the same
 /// id, when the guest knocks (an agent that took the first one may be dead) and when somebody kicks.
-async fn greet(
+pub(super) async fn greet(
     carrier: &mut Box<dyn Carrier>,
     inbox: &mut Inbox,
     session: SessionId,

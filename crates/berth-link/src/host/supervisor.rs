@@ -9,16 +9,19 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::greet::{Greeted, meet};
+use super::greet::greet;
 use super::queue::EventQueue;
 use super::reverse::Takers;
 use super::talk::Talk;
 use super::{
-    Ask, Connector, Current, LinkEvent, LinkState, MAX_REQUESTS, Peer, Session, WelcomeSource,
+    Ask, Carrier, Connector, Current, LinkEvent, LinkState, MAX_REQUESTS, Peer, Session,
+    WelcomeSource,
 };
 use crate::backoff::Backoff;
-use crate::hello::Ack;
-use crate::mux::{self, LONGEST_WINDOW, Limits, Mux, Side, WINDOW_BUDGET, cancelled_with_bye};
+use crate::hello::{Ack, SessionId};
+use crate::mux::{
+    self, Inbox, LONGEST_WINDOW, Limits, Mux, Side, WINDOW_BUDGET, cancelled_with_bye,
+};
 use crate::session::SessionEnd;
 
 /// What the host keeps for one session. The guest opens a stream for each connection to a socket that it holds for the host,
@@ -31,13 +34,13 @@ const LIMITS: Limits = Limits {
 };
 
 /// How long the last frames may take to leave when the link is shut down.
-pub(super) const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
 /// The longest pause between attempts.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A session that lived so long was a good one: the next attempt comes at once.
-pub(super) const GOOD_SESSION: Duration = Duration::from_secs(2);
+const GOOD_SESSION: Duration = Duration::from_secs(2);
 
 /// The owner's state between sessions.
 pub(super) struct Owner {
@@ -99,10 +102,17 @@ impl Owner {
 
     async fn connect_and_greet(&self) -> Result<Greeted, SessionEnd> {
         let connected = self.connector.connect().await;
-        let carrier = connected.map_err(|source| SessionEnd::io("connect to", source))?;
+        let mut carrier = connected.map_err(|source| SessionEnd::io("connect to", source))?;
         self.current
             .send_modify(|current| current.state = LinkState::Greeting);
-        meet(carrier, &self.kick).await
+        let session = SessionId::random().map_err(SessionEnd::NoRandom)?;
+        let mut inbox = Inbox::default();
+        let ack = greet(&mut carrier, &mut inbox, session, &self.kick).await?;
+        Ok(Greeted {
+            carrier,
+            inbox,
+            ack,
+        })
     }
 
     /// A session from its first stream to its end: why it ended, or that the owner has to stop.
@@ -169,8 +179,15 @@ impl Owner {
     }
 }
 
+/// A carrier whose other end has answered.
+struct Greeted {
+    carrier: Box<dyn Carrier>,
+    inbox: Inbox,
+    ack: Ack,
+}
+
 /// An error with all its causes, in one line.
-pub(super) fn causes(error: &dyn Error) -> String {
+fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -10,7 +10,6 @@ use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::outbox::Outbox;
-use super::pace::Pace;
 use super::reader::Reader;
 use super::{Inbox, Shared, Side};
 use crate::hello::SessionId;
@@ -32,7 +31,6 @@ pub struct Driver<S> {
     flushed: bool,
     /// Bytes read so far.
     read: u64,
-    pace: Pace,
     silence: Option<Silence>,
 }
 
@@ -63,7 +61,6 @@ impl<S> Driver<S> {
             outbox: Outbox::default(),
             flushed: true,
             read: 0,
-            pace: Pace::new(),
             silence: None,
         }
     }
@@ -92,8 +89,6 @@ impl<S: Carrier> Driver<S> {
         end
     }
 
-    /// Large, and polled from several places.
-    #[inline(never)]
     fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         self.shared.table().register_driver(cx);
         let turn_ends = self.read + READ_TURN;
@@ -121,10 +116,7 @@ impl<S: Carrier> Driver<S> {
             {
                 Poll::Pending => return self.poll_silence(cx),
                 Poll::Ready(Ok(0)) => return Poll::Ready(SessionEnd::HungUp),
-                Poll::Ready(Ok(count)) => {
-                    self.read += count as u64;
-                    self.note_moved(count);
-                }
+                Poll::Ready(Ok(count)) => self.read += count as u64,
                 Poll::Ready(Err(source)) => {
                     return Poll::Ready(SessionEnd::io("read from", source));
                 }
@@ -158,17 +150,10 @@ impl<S: Carrier> Driver<S> {
             }
             self.flushed = false;
             let written = ready!(self.outbox.poll_write(cx, &mut self.io, &self.shared))?;
-            if written.count() == 0 {
+            if written.is_nothing() {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.outbox.advance(written, &mut self.shared.table());
-            self.note_moved(written.count());
-        }
-    }
-
-    fn note_moved(&mut self, count: usize) {
-        if let Some(seen) = self.pace.note(count) {
-            self.shared.table().note_bulk(seen);
         }
     }
 

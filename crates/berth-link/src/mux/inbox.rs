@@ -23,7 +23,7 @@ pub struct Inbox {
     buffer: Buffer,
     start: usize,
     end: usize,
-    /// The last read might have been longer, but for the buffer.
+    /// The last read might have been longer.
     was_filled: bool,
 }
 
@@ -101,12 +101,12 @@ impl Inbox {
     ) -> Poll<io::Result<usize>> {
         self.make_room(wanted);
         let space = &mut self.buffer.bytes_mut()[self.end..];
-        let room = space.len();
-        let mut space = ReadBuf::new(&mut space[..most.min(room)]);
+        let most = most.min(space.len());
+        let mut space = ReadBuf::new(&mut space[..most]);
         debug_assert!(space.capacity() > 0);
         ready!(Pin::new(io).poll_read(cx, &mut space))?;
         let count = space.filled().len();
-        self.was_filled = count == room;
+        self.was_filled = space.remaining() == 0;
         self.end += count;
         Poll::Ready(Ok(count))
     }

@@ -35,10 +35,8 @@ pub(super) enum Written {
 }
 
 impl Written {
-    pub(super) fn count(self) -> usize {
-        match self {
-            Self::FromMemory(count) | Self::FromPipe(count) => count,
-        }
+    pub(super) fn is_nothing(self) -> bool {
+        matches!(self, Self::FromMemory(0) | Self::FromPipe(0))
     }
 }
 

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::chunk::Pool;
-use super::pace::BulkSeen;
 use super::receive::{Piece, Receiving, Windows};
 use super::send::{Schedule, Sending};
-use super::{Limits, Load, OpenError, Side, wake};
-use crate::flow::{FlowHeader, FlowKind};
+use super::{Limits, OpenError, Side, wake};
+use crate::flow::FlowHeader;
 use crate::frame::{FrameKind, MAX_CREDIT, ResetCode};
 
 /// Streams beyond which the table's own memory is given back when most of them are gone.
@@ -28,8 +27,6 @@ pub(super) struct Table {
     last_peer: u32,
     own_open: usize,
     peer_open: usize,
-    /// There is a stream that lasts as long as the session. Lanes have none.
-    has_control: bool,
     accepting: bool,
     /// Streams of the peer that nobody has taken yet; ids rise, so the first one came first.
     arrivals: BTreeMap<u32, FlowHeader>,
@@ -39,7 +36,6 @@ pub(super) struct Table {
     pool: Pool,
     /// Bulk may be in pipes.
     pipes: bool,
-    bulk_seen: BulkSeen,
     bye: Bye,
     ended: Option<Arc<str>>,
 }
@@ -93,7 +89,6 @@ impl Table {
             last_peer: 0,
             own_open: 0,
             peer_open: 0,
-            has_control: false,
             accepting: limits.peer_streams > 0,
             arrivals: BTreeMap::new(),
             acceptor: None,
@@ -101,7 +96,6 @@ impl Table {
             schedule: Schedule::default(),
             pool: Pool::default(),
             pipes,
-            bulk_seen: BulkSeen::default(),
             bye: Bye::Unsaid,
             ended: None,
         }
@@ -131,7 +125,6 @@ impl Table {
         let id = self.next_own.ok_or(OpenError::IdsExhausted)?;
         self.next_own = id.checked_add(2);
         self.own_open += 1;
-        self.has_control |= header.kind() == FlowKind::Control;
         self.send(FrameKind::Open, id, &header.encode());
         self.streams.insert(id, Stream::new());
         Ok(id)
@@ -210,18 +203,6 @@ impl Table {
     /// Takes back what a stream held that may be gone.
     pub(super) fn recycle(&mut self, piece: Piece) {
         recycle(&mut self.pool, piece);
-    }
-
-    /// Bulk went through the carrier.
-    pub(super) fn note_bulk(&mut self, seen: BulkSeen) {
-        self.bulk_seen = seen;
-    }
-
-    pub(super) fn load(&self) -> Load {
-        Load {
-            has_bulk: self.bulk_seen.is_recent(),
-            streams: self.streams.len(),
-        }
     }
 
     /// The carrier turned out not to know pipes.

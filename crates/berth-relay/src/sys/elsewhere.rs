@@ -25,9 +25,6 @@ pub(crate) async fn move_between<L: LocalSocket, R: LocalSocket>(
     copy(near, far, failed, tally).await
 }
 
-/// Other allocators need no telling.
-pub fn share_one_heap() {}
-
 /// A pipe through which bytes move without a copy; never exists here.
 #[derive(Debug)]
 pub enum Pipe {}

@@ -7,7 +7,6 @@ mod pktinfo;
 mod splice;
 
 pub(crate) use allocator::give_memory_back;
-pub use allocator::share_one_heap;
 pub use pacing::send_unpaced;
 pub use pipe::Pipe;
 pub(crate) use pipe::close_spare;

@@ -7,13 +7,13 @@ mod elsewhere;
 mod linux;
 
 #[cfg(not(target_os = "linux"))]
-pub use elsewhere::{Pipe, share_one_heap};
+pub use elsewhere::Pipe;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use elsewhere::{
     close_spare, give_memory_back, move_between, receive, send, tell_destination,
 };
 #[cfg(target_os = "linux")]
-pub use linux::{Pipe, send_unpaced, share_one_heap};
+pub use linux::{Pipe, send_unpaced};
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
     close_spare, give_memory_back, move_between, receive, send, tell_destination,

@@ -151,16 +151,8 @@ const MONITORS: &str = "\
 -chardev socket,id=char-qmp-berth,path=$INST/qmp-berth.sock,server=on,wait=off
 -qmp chardev:char-qmp-berth
 -chardev socket,id=char-agent,path=$INST/ga-link.sock,server=on,wait=off
--device virtio-serial-pci,id=virtio-serial1,max_ports=6
+-device virtio-serial-pci,id=virtio-serial1,max_ports=2
 -device virtserialport,id=agent-port,bus=virtio-serial1.0,chardev=char-agent,name=io.lima-vm.guest_agent.0
--chardev socket,id=char-lane1,path=$INST/ga-lane1.sock,server=on,wait=off
--device virtserialport,id=lane-port1,bus=virtio-serial1.0,chardev=char-lane1,name=io.berth.lane.1
--chardev socket,id=char-lane2,path=$INST/ga-lane2.sock,server=on,wait=off
--device virtserialport,id=lane-port2,bus=virtio-serial1.0,chardev=char-lane2,name=io.berth.lane.2
--chardev socket,id=char-lane3,path=$INST/ga-lane3.sock,server=on,wait=off
--device virtserialport,id=lane-port3,bus=virtio-serial1.0,chardev=char-lane3,name=io.berth.lane.3
--chardev socket,id=char-lane4,path=$INST/ga-lane4.sock,server=on,wait=off
--device virtserialport,id=lane-port4,bus=virtio-serial1.0,chardev=char-lane4,name=io.berth.lane.4
 -name lima-x86
 -pidfile $INST/qemu.pid";
 const PCI_SERIAL: &str = "\

@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::{Stream, Table, is_over, is_reset, wake};
-use crate::flow::{FlowHeader, FlowHeaderError, FlowKind};
+use crate::flow::{FlowHeader, FlowHeaderError};
 use crate::frame::{FrameError, FrameHeader, FrameKind, MAX_CREDIT, ResetCode};
 use crate::mux::receive::{Granted, Piece, Windows};
 use crate::mux::send::Sending;
@@ -216,7 +216,6 @@ impl Table {
             }
             Err(source) => return Err(FrameError::Open { stream: id, source }),
         };
-        self.has_control |= header.kind() == FlowKind::Control;
         if !self.accepting {
             self.refuse(id, ResetCode::Unsupported);
         } else if self.peer_open >= self.limits.peer_streams {

@@ -215,9 +215,9 @@ impl Table {
         self.bye == Bye::Queued
     }
 
-    /// Whether no stream is left but the control stream, so that big buffers can go.
+    /// Whether only the control stream is left, so that big buffers can go.
     pub(in crate::mux) fn is_quiet(&self) -> bool {
-        self.streams.len() <= usize::from(self.has_control)
+        self.streams.len() <= 1
     }
 
     /// A big buffer for what comes in next.
