@@ -256,6 +256,9 @@ fn reboot(scene: &mut Scene<'_, '_>, shared: &Path) {
         "kept\n"
     );
     scene.check(shared, "after the reboot");
+    // What ends is not asked to mount again what it holds: the file is open.
+    let log = fs::read_to_string(scene.instance.path("ha.stderr.log")).expect("a log");
+    assert!(!log.contains("ordered twice"), "{log}");
 }
 
 /// Waits for a login to a boot that is not the one `before`: a guest that goes down may still let somebody in.
