@@ -238,8 +238,6 @@ fn delete_the_directory(scene: &mut Scene<'_, '_>, shared: &Path) {
     events.until("its end", |event| {
         event["status"]["running"] == true && event["status"]["degraded"] != true
     });
-    scene.until("not mounted any more");
-    scene.until("mounted in the guest");
     scene.check(shared, "after the directory was made again");
 }
 
