@@ -13,8 +13,8 @@ use crate::instance::{Home, Instance, Lines};
 
 const POINT: &str = "/mnt/x";
 
-/// What `berth shell` runs to tell one boot from another.
-const BOOT: &str = "stat -c %Z /proc/1";
+/// What `berth shell` runs to tell one boot from another: when the first process began.
+const BOOT: &str = "cut -d' ' -f22 /proc/1/stat";
 
 /// What `berth shell` runs to look at the share, and what it says when that takes too long.
 const LOOK: &str = "timeout 5 ls /mnt/x >/dev/null 2>&1; test $? -ne 124 && echo answered";
@@ -254,7 +254,7 @@ fn reboot(scene: &mut Scene<'_, '_>, shared: &Path) {
         "kept\n"
     );
     scene.check(shared, "after the reboot");
-    // What ends is not asked to mount again what it holds: the file is open.
+    // The file was open, so the agent that ended held the mount still when it was asked to mount it anew.
     let log = fs::read_to_string(scene.instance.path("ha.stderr.log")).expect("a log");
     assert!(!log.contains("ordered twice"), "{log}");
 }
