@@ -1,6 +1,6 @@
 //! The guest ends or begins anew by itself.
 
-use crate::instance::Home;
+use crate::instance::{BOOT, Home};
 
 #[test]
 fn a_guest_that_powers_itself_off_ends_its_agent() {
@@ -23,8 +23,7 @@ fn a_guest_that_reboots_is_found_again() {
     let instance = home.instance("x", "");
     let _ = instance.start(&[]).success();
     let (agent, vm) = (instance.agent(), instance.vm());
-    let boot = "stat -c %Z /proc/1";
-    let before = instance.shell(boot).success();
+    let before = instance.shell(BOOT).success();
     let mut log = instance.follow("ha.stderr.log");
     let _ = instance.shell("sudo systemctl reboot");
     log.until("the link to be down", |line| {
@@ -36,7 +35,7 @@ fn a_guest_that_reboots_is_found_again() {
     log.until("the ssh master to be up", |line| {
         line["msg"] == "logged in over ssh"
     });
-    assert_ne!(instance.shell(boot).success(), before, "the same boot");
+    assert_ne!(instance.shell(BOOT).success(), before, "the same boot");
     assert_eq!(
         (instance.agent().pid, instance.vm().pid),
         (agent.pid, vm.pid)

@@ -18,6 +18,9 @@ use crate::outcome::Outcome;
 use crate::processes::{self, Process};
 use crate::{leftovers, setting};
 
+/// What `berth shell` runs to tell one boot from another: when the first process began.
+pub(crate) const BOOT: &str = "cut -d' ' -f22 /proc/1/stat";
+
 /// Finds tests that hang. A native-speed guest takes seconds, but its host may be busy.
 const HANG: Duration = Duration::from_secs(150);
 /// The same for a guest that is emulated.

@@ -9,12 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::{directory, entry, lines, mounted, until_says};
-use crate::instance::{Home, Instance, Lines};
+use crate::instance::{BOOT, Home, Instance, Lines};
 
 const POINT: &str = "/mnt/x";
-
-/// What `berth shell` runs to tell one boot from another: when the first process began.
-const BOOT: &str = "cut -d' ' -f22 /proc/1/stat";
 
 /// What `berth shell` runs to look at the share, and what it says when that takes too long.
 const LOOK: &str = "timeout 5 ls /mnt/x >/dev/null 2>&1; test $? -ne 124 && echo answered";
