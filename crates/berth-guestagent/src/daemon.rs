@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use berth_link::apart;
 use berth_link::boot::BootSpec;
 use berth_link::event::{BootId, Stage, StepOutcome, StepReport};
 use berth_link::guest::{
@@ -103,17 +104,22 @@ impl<'a> Agent<'a> {
         let work = async {
             tokio::join!(
                 self.link(cancel.clone()),
-                self.boot(),
-                self.follower.run(&self.guest, &self.board),
-                self.watch_ports(),
+                apart(self.boot()),
+                apart(self.follower.run(&self.guest, &self.board)),
+                apart(self.watch_ports()),
             );
             pending::<()>().await;
         };
         let mut work = pin!(work);
+        let told_to_end = apart(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
         tokio::select! {
             () = &mut work => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = told_to_end => {}
         }
         // Over the link, which must be served meanwhile.
         tokio::select! {
@@ -182,7 +188,11 @@ impl<'a> Agent<'a> {
             return self.serve(Port::over_vsock(listener), cancel).await;
         }
         let sshd = vsock_ssh::serve(device, cancel.clone());
-        tokio::join!(self.serve(Port::over_vsock(listener), cancel), bell, sshd);
+        tokio::join!(
+            self.serve(Port::over_vsock(listener), cancel),
+            apart(bell),
+            apart(sshd),
+        );
     }
 
     async fn serve(&self, port: Port, cancel: CancellationToken) {

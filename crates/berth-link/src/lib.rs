@@ -13,6 +13,7 @@
 //! | [`mount`], [`files`], [`time`] | what host and guest tell each other about one mount, changes of files, and the clock |
 //! | [`boot`] | `boot.json`, what the host asks of the guest at every boot (travels in cidata, not over the link) |
 
+mod apart;
 mod backoff;
 pub mod boot;
 mod conversation;
@@ -30,3 +31,5 @@ pub mod session;
 mod sys;
 mod text;
 pub mod time;
+
+pub use apart::apart;

@@ -12,6 +12,7 @@ use super::duties::Duties;
 use super::port::{Port, PortError};
 use super::reverse::ReverseOpener;
 use super::talk::talk;
+use crate::apart;
 use crate::hello::{Ack, Greeting, Hello, MAX_AGENT_VERSION, Scanner};
 use crate::mux::{
     self, Inbox, LONGEST_WINDOW, Limits, Remains, Side, WINDOW_BUDGET, cancelled_with_bye,
@@ -187,8 +188,8 @@ where
         // First, because the other fails when the session does, and knows less of why.
         biased;
         end = driver.run() => end,
-        () = cancelled_with_bye(cancel, &mux) => SessionEnd::Cancelled,
-        end = talk(incoming, board, duties) => end,
+        () = apart(cancelled_with_bye(cancel, &mux)) => SessionEnd::Cancelled,
+        end = apart(talk(incoming, board, duties)) => end,
     };
     if matches!(end, SessionEnd::Cancelled) {
         // A host that does not read the last frame does not keep the agent.

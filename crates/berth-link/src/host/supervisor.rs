@@ -17,6 +17,7 @@ use super::{
     Ask, Carrier, Connector, Current, LinkEvent, LinkState, MAX_REQUESTS, Peer, Session,
     WelcomeSource,
 };
+use crate::apart;
 use crate::backoff::Backoff;
 use crate::hello::{Ack, SessionId};
 use crate::mux::{
@@ -134,9 +135,9 @@ impl Owner {
             // First, because the others fail when the session does, and know less of why.
             biased;
             reason = driver.run() => Some(reason),
-            () = cancelled_with_bye(&self.cancel, &mux) => None,
-            reason = self.takers.pass(incoming) => Some(reason),
-            reason = talk.run(&mux, (self.welcome)()) => reason,
+            () = apart(cancelled_with_bye(&self.cancel, &mux)) => None,
+            reason = apart(self.takers.pass(incoming)) => Some(reason),
+            reason = apart(talk.run(&mux, (self.welcome)())) => reason,
         };
         let Some(reason) = reason else {
             mux.say_bye();
