@@ -11,6 +11,7 @@
 //! | [`host`] | the host's end: one supervised connection with generations |
 //! | [`guest`] | the guest's end: the port, the notice board, requests |
 //! | [`mount`], [`files`], [`time`] | what host and guest tell each other about one mount, changes of files, and the clock |
+//! | [`fn@apart`] | what shares a task with the driver of a session, and is not woken by it |
 //! | [`boot`] | `boot.json`, what the host asks of the guest at every boot (travels in cidata, not over the link) |
 
 mod apart;
